@@ -1,0 +1,213 @@
+"""Everything that can go wrong, as one tree; each class has a stable code that goes on the wire.
+
+EdgeLLMError                     internal
+├── InvalidRequestError          invalid_request: a value is missing, wrong or out of range
+│   ├── InvalidEncodingError     invalid_utf8
+│   ├── InvalidJSONError         invalid_json
+│   ├── UnknownFieldError        unknown_field
+│   ├── UnsupportedFieldError    unsupported_field: known, but not offered by this version
+│   ├── InvalidIdError           invalid_id
+│   ├── DuplicateIdError         duplicate_id: a request with this id is still being answered
+│   ├── RetainedRequestError     retained_request
+│   ├── PayloadTooLargeError     payload_too_large
+│   └── ContextOverflowError     context_overflow
+├── UnknownModelError            model_not_found
+├── ExpiredError                 expired: the request's time to live ended before its turn came
+├── UnavailableError             unavailable
+│   ├── QueueFullError           queue_full
+│   ├── ShuttingDownError        shutting_down
+│   ├── NodeOfflineError         node_offline
+│   └── BrokerError              broker_unavailable
+├── EngineFailedError            engine_failed: the worker died too often on this request
+└── ConfigurationError           configuration: settings or command line
+    └── ModelError               model_error: a model directory that cannot be used
+"""
+
+from collections.abc import Iterator
+
+__all__ = [
+    "BrokerError",
+    "ConfigurationError",
+    "ContextOverflowError",
+    "DuplicateIdError",
+    "EdgeLLMError",
+    "EngineFailedError",
+    "ExpiredError",
+    "InvalidEncodingError",
+    "InvalidIdError",
+    "InvalidJSONError",
+    "InvalidRequestError",
+    "ModelError",
+    "NodeOfflineError",
+    "PayloadTooLargeError",
+    "QueueFullError",
+    "RetainedRequestError",
+    "ShuttingDownError",
+    "UnavailableError",
+    "UnknownFieldError",
+    "UnknownModelError",
+    "UnsupportedFieldError",
+    "error_from_code",
+]
+
+
+class EdgeLLMError(Exception):
+    """Base of all errors of this package.
+
+    Attributes:
+        code: stable, on the wire.
+        retryable: the same request may succeed later.
+        message: one sentence for a person: what is wrong, and what to do.
+        param: the field that is at fault, if one is.
+        retry_after_s: when to try again, in seconds, if that is known.
+    """
+
+    code = "internal"
+    retryable = False
+
+    def __init__(
+        self, message: str, *, param: str | None = None, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after_s = retry_after_s
+
+    @classmethod
+    def tree(cls) -> Iterator[type["EdgeLLMError"]]:
+        """Yield this class and all below it."""
+        yield cls
+        for below in cls.__subclasses__():
+            yield from below.tree()
+
+
+class InvalidRequestError(EdgeLLMError):
+    """A value is missing, of the wrong type or out of range."""
+
+    code = "invalid_request"
+
+
+class InvalidEncodingError(InvalidRequestError):
+    """The payload is not UTF-8."""
+
+    code = "invalid_utf8"
+
+
+class InvalidJSONError(InvalidRequestError):
+    """The payload begins with ``{`` but is not a JSON object."""
+
+    code = "invalid_json"
+
+
+class UnknownFieldError(InvalidRequestError):
+    """The request has a field that does not exist."""
+
+    code = "unknown_field"
+
+
+class UnsupportedFieldError(InvalidRequestError):
+    """The field exists, but this version does not offer it."""
+
+    code = "unsupported_field"
+
+
+class InvalidIdError(InvalidRequestError):
+    """The request id can't be answered: control characters, too long, or a reserved level."""
+
+    code = "invalid_id"
+
+
+class DuplicateIdError(InvalidRequestError):
+    """A request with this id is still being answered."""
+
+    code = "duplicate_id"
+
+
+class RetainedRequestError(InvalidRequestError):
+    """The request was published with the retain flag, and would run again at every reconnect."""
+
+    code = "retained_request"
+
+
+class PayloadTooLargeError(InvalidRequestError):
+    """The request has more bytes than the node takes."""
+
+    code = "payload_too_large"
+
+
+class ContextOverflowError(InvalidRequestError):
+    """The prompt does not fit into the model's context; the message names both counts."""
+
+    code = "context_overflow"
+
+
+class UnknownModelError(EdgeLLMError):
+    """The request names a model that this node does not have."""
+
+    code = "model_not_found"
+
+
+class ExpiredError(EdgeLLMError):
+    """The request's time to live ended before its turn came."""
+
+    code = "expired"
+
+
+class UnavailableError(EdgeLLMError):
+    """Not now; try again later."""
+
+    code = "unavailable"
+    retryable = True
+
+
+class QueueFullError(UnavailableError):
+    """As many requests as the queue may hold are waiting; see ``retry_after_s``."""
+
+    code = "queue_full"
+
+
+class ShuttingDownError(UnavailableError):
+    """The node is stopping."""
+
+    code = "shutting_down"
+
+
+class NodeOfflineError(UnavailableError):
+    """No node answers on this broker."""
+
+    code = "node_offline"
+
+
+class BrokerError(UnavailableError):
+    """The broker can't be reached or refuses us."""
+
+    code = "broker_unavailable"
+
+
+class EngineFailedError(EdgeLLMError):
+    """The worker process died too often while it was working on this request."""
+
+    code = "engine_failed"
+
+
+class ConfigurationError(EdgeLLMError):
+    """The settings, the environment or the command line are wrong."""
+
+    code = "configuration"
+
+
+class ModelError(ConfigurationError):
+    """A model directory can't be used; the message names the file and the cure."""
+
+    code = "model_error"
+
+
+def error_from_code(
+    code: str, message: str, *, param: str | None = None, retry_after_s: float | None = None
+) -> EdgeLLMError:
+    """Rebuild the error that another process put on the wire; unknown codes give the base class."""
+    classes = {cls.code: cls for cls in EdgeLLMError.tree()}
+    error = classes.get(code, EdgeLLMError)(message, param=param, retry_after_s=retry_after_s)
+    if error.code != code:  # a newer peer's code is kept, so that it can be shown
+        error.code = code
+    return error

@@ -1,0 +1,431 @@
+"""Topics and payloads: what crosses MQTT, the worker's socket and, translated, HTTP.
+
+The wire types are the engine's types: a request that validates here is what ``Engine.generate``
+takes, and the events that it yields are what a reply is made of.
+"""
+
+from typing import Annotated, Literal, Self, TypeVar
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from edge_llm.errors import (
+    EdgeLLMError,
+    InvalidEncodingError,
+    InvalidIdError,
+    InvalidJSONError,
+    InvalidRequestError,
+    PayloadTooLargeError,
+    UnknownFieldError,
+    UnsupportedFieldError,
+    error_from_code,
+)
+
+__all__ = [
+    "MAX_PAYLOAD_BYTES",
+    "PROTOCOL_VERSION",
+    "ChatRequest",
+    "Delta",
+    "DeltaPayload",
+    "Done",
+    "ErrorBody",
+    "Event",
+    "FinishReason",
+    "Message",
+    "ModelInfo",
+    "MqttRequest",
+    "NodeInfo",
+    "Response",
+    "Started",
+    "Timing",
+    "Topics",
+    "Usage",
+    "is_json",
+    "parse_mqtt_request",
+    "translate",
+    "validate",
+]
+
+PROTOCOL_VERSION = 1
+"""Raised when a field changes its meaning; fields are only added otherwise."""
+
+MAX_PAYLOAD_BYTES = 256 * 1024
+"""More than any context holds; larger requests are refused before they are parsed."""
+
+MAX_ID_CHARS = 128
+"""Per request id, both levels together; keeps response topics within any client's limits."""
+
+RESERVED_LEVELS = frozenset({"delta", "event", "error", "part"})
+"""Second levels that name the messages below a response (design, section 6)."""
+
+LATER_FIELDS = frozenset(
+    {
+        "preset",
+        "session",
+        "time_budget_s",
+        "tools",
+        "tool_choice",
+        "response_format",
+        "logprobs",
+        "top_logprobs",
+        "retain_s",
+        "choices",
+        "parts",
+    }
+)
+"""Fields of the protocol that this version refuses by name."""
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+class _Wire(BaseModel):
+    # Strict, so that "5" is not a number and 1 is not true; JSON's NaN is refused.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Message(_Wire):
+    """One turn of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    """Who speaks; ``developer`` means the same as ``system``."""
+    content: str
+    """The text of the turn."""
+
+
+NonEmptyText = Annotated[str, StringConstraints(min_length=1)]
+TokenId = Annotated[int, Field(ge=0)]
+
+
+class ChatRequest(_Wire):
+    """What to generate. Field names are OpenAI's wherever OpenAI has one."""
+
+    prompt: str | None = None
+    """A single user turn; give this or ``messages``."""
+    messages: Annotated[tuple[Message, ...], Field(min_length=1)] | None = None
+    """The conversation, oldest turn first, the last one being the turn to answer."""
+    model: str | None = None
+    """A model of this node; the node's only one by default."""
+    max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """Most tokens to generate, reasoning included; the node's default otherwise."""
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    """0 is greedy: always the likeliest token."""
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Sample from the likeliest tokens that together have this probability."""
+    top_k: Annotated[int, Field(ge=0)] | None = None
+    """Sample from this many of the likeliest tokens; 0 means all."""
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Drop tokens below this fraction of the likeliest one's probability."""
+    repeat_penalty: Annotated[float, Field(gt=0, le=4)] | None = None
+    """Divide the logits of recent tokens by this; 1 is off."""
+    repeat_last_n: Annotated[int, Field(ge=-1, le=1_000_000)] | None = None
+    """How many of the last tokens count as recent; 0 is off, -1 means all."""
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    """Subtracted from a logit for each time that its token was generated."""
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    """Subtracted once from the logit of each token that was generated."""
+    logit_bias: dict[TokenId, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    """Added to the logits of these token ids."""
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
+    """The same seed, request and model give the same text."""
+    stop: Annotated[tuple[NonEmptyText, ...], Field(max_length=4)] | None = None
+    """Up to 4 strings that end the text; they are not part of it."""
+    enable_thinking: bool | None = None
+    """Let the model reason first, where it can; the node's default otherwise."""
+    priority: Annotated[int, Field(ge=0, le=9)] = 5
+    """A higher one goes ahead of lower ones that wait."""
+    ttl_s: Annotated[float, Field(gt=0, le=86_400)] | None = None
+    """Seconds the request may wait for its turn before it is answered ``expired``."""
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _stop_as_sequence(cls, value: object) -> object:
+        return [value] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _has_something_to_answer(self) -> Self:
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("give either 'prompt' or 'messages'")
+        if self.prompt is not None and not self.prompt.strip():
+            raise ValueError("the prompt is empty")
+        if self.messages is not None and not self.messages[-1].content.strip():
+            raise ValueError("the last message is empty")
+        return self
+
+    @property
+    def conversation(self) -> tuple[Message, ...]:
+        """The request as turns, also when it came as a bare prompt."""
+        return self.messages or (Message(role="user", content=self.prompt or ""),)
+
+
+class MqttRequest(ChatRequest):
+    """A request as JSON on ``llm/request/<id>``: what to generate, and how to deliver it."""
+
+    stream: Literal[False, "token", "sentence"] = False
+    """Publish deltas on ``llm/response/<id>/delta``: every piece of text, or whole sentences."""
+    format: Literal["json", "text"] = "json"
+    """JSON replies carry usage and timing; text replies are the bare text."""
+    max_bytes: Annotated[int, Field(ge=16, le=MAX_PAYLOAD_BYTES)] | None = None
+    """Cut the text of the reply at a sentence or word so that it has at most this many bytes."""
+
+    @field_validator("stream", mode="before")
+    @classmethod
+    def _true_means_token(cls, value: object) -> object:
+        return "token" if value is True else value
+
+
+class Usage(_Wire):
+    """Counts of tokens, as OpenAI names them."""
+
+    prompt_tokens: int = 0
+    """Tokens of the rendered conversation."""
+    cached_tokens: int = 0
+    """How many of those were still in the KV cache."""
+    completion_tokens: int = 0
+    """Generated tokens, reasoning and the end token included."""
+
+
+class Timing(_Wire):
+    """Where the time went, in seconds from the moment the request was accepted."""
+
+    queue_s: float = 0.0
+    """Waiting for its turn, and for a worker that loads."""
+    ttft_s: float | None = None
+    """Until the first text; none if there was no text."""
+    total_s: float = 0.0
+    """Until the end."""
+    tokens_per_s: float | None = None
+    """Speed of decoding, the first token left out; none for fewer than two tokens."""
+
+
+class Started(_Wire):
+    """The request's turn has come."""
+
+    type: Literal["started"] = "started"
+
+
+class Delta(_Wire):
+    """The next piece of text, never half a character and never part of a stop string."""
+
+    type: Literal["delta"] = "delta"
+    text: str = ""
+    """Added to the answer."""
+    reasoning: str = ""
+    """Added to the reasoning, which is kept apart from the answer."""
+    token_ids: tuple[int, ...] = ()
+    """All tokens since the last delta: from these a new worker goes on where a dead one ended."""
+
+
+class Done(_Wire):
+    """The end of the text."""
+
+    type: Literal["done"] = "done"
+    finish_reason: FinishReason
+    """``stop``: the model ended or a stop string came; ``length``: ``max_tokens`` or context."""
+    usage: Usage = Usage()
+    timing: Timing = Timing()
+
+
+Event = Annotated[Started | Delta | Done, Field(discriminator="type")]
+
+
+class ErrorBody(_Wire):
+    """Why there is no answer."""
+
+    code: str
+    """Stable, for machines; ``edge_llm.errors`` lists them all."""
+    message: str
+    """One sentence for people."""
+    param: str | None = None
+    """The field at fault."""
+    retry_after_s: float | None = None
+    """When to try again, in seconds, if that helps."""
+
+    @classmethod
+    def from_error(cls, error: EdgeLLMError) -> Self:
+        """Put an error on the wire."""
+        return cls(
+            code=error.code,
+            message=error.message,
+            param=error.param,
+            retry_after_s=error.retry_after_s,
+        )
+
+    def to_error(self) -> EdgeLLMError:
+        """Take an error from the wire."""
+        return error_from_code(
+            self.code, self.message, param=self.param, retry_after_s=self.retry_after_s
+        )
+
+
+class Response(_Wire):
+    """The one final message on ``llm/response/<id>``, as JSON."""
+
+    id: str
+    """The request's id, as in its topic."""
+    node: str
+    """Which node answered."""
+    model: str | None = None
+    """Which model answered."""
+    text: str = ""
+    """The whole answer."""
+    reasoning: str | None = None
+    """What the model thought first, if it was allowed to."""
+    finish_reason: FinishReason | None = None
+    """Why the text ended; none on failure."""
+    usage: Usage | None = None
+    timing: Timing | None = None
+    error: ErrorBody | None = None
+    """Present if the request failed."""
+
+
+class DeltaPayload(_Wire):
+    """A piece of the answer on ``llm/response/<id>/delta``, as JSON."""
+
+    seq: int
+    """Counts from 0 without gaps."""
+    text: str
+
+
+class ModelInfo(_Wire):
+    """A model that a node serves."""
+
+    id: str
+    context_len: int
+    """Most tokens of prompt and answer together."""
+    vocab_size: int
+    quantization: str | None = None
+    """How the weights are stored, if the model says so."""
+
+
+class NodeInfo(_Wire):
+    """Retained on ``llm/node/<node>/info``."""
+
+    node: str
+    version: str
+    """Of edge-llm."""
+    protocol: int = PROTOCOL_VERSION
+    boot_id: str
+    """New at each start of the service."""
+    models: tuple[ModelInfo, ...]
+    engine: str
+    """What generates: ``worker`` or ``paced``."""
+    queue_limit: int
+    """Most requests that may wait."""
+    max_payload_bytes: int = MAX_PAYLOAD_BYTES
+
+
+class Topics:
+    """Names of topics below one prefix; the prefix may have several levels."""
+
+    def __init__(self, prefix: str, node: str) -> None:
+        self.prefix = prefix
+        self.node = node
+        self.request_filters = (f"{prefix}/request/+", f"{prefix}/request/+/+")
+        self.cancel_filters = (f"{prefix}/cancel/+", f"{prefix}/cancel/+/+")
+        self.status = f"{prefix}/node/{node}/status"
+        self.info = f"{prefix}/node/{node}/info"
+        self.error = f"{prefix}/node/{node}/error"
+
+    def request(self, request_id: str) -> str:
+        """Where a request goes."""
+        return f"{self.prefix}/request/{request_id}"
+
+    def cancel(self, request_id: str) -> str:
+        """Where a request is cancelled."""
+        return f"{self.prefix}/cancel/{request_id}"
+
+    def response(self, request_id: str, below: str = "") -> str:
+        """Where a reply goes; ``below`` is one of the reserved levels."""
+        topic = f"{self.prefix}/response/{request_id}"
+        return f"{topic}/{below}" if below else topic
+
+    def request_id(self, topic: str) -> str:
+        """Return the id in a request or cancel topic.
+
+        Raises:
+            InvalidIdError: it could not be answered on a topic of its own.
+        """
+        request_id = topic.removeprefix(f"{self.prefix}/").partition("/")[2]
+        levels = request_id.split("/")
+        if not all(levels):
+            raise InvalidIdError("the request id has an empty level")
+        if len(request_id) > MAX_ID_CHARS:
+            raise InvalidIdError(f"the request id has more than {MAX_ID_CHARS} characters")
+        if not request_id.isprintable():
+            raise InvalidIdError("the request id has control characters")
+        if len(levels) > 1 and levels[1] in RESERVED_LEVELS:
+            raise InvalidIdError(f"the second level of a request id may not be {levels[1]!r}")
+        return request_id
+
+
+def parse_mqtt_request(payload: bytes) -> MqttRequest:
+    """Read a request: an object is JSON, anything else is the prompt, and is answered as text.
+
+    Raises:
+        InvalidRequestError: or one below it; exactly one, for the first thing that is wrong.
+    """
+    if len(payload) > MAX_PAYLOAD_BYTES:
+        raise PayloadTooLargeError(
+            f"the request has {len(payload)} bytes; at most {MAX_PAYLOAD_BYTES} are taken"
+        )
+    try:
+        text = payload.decode()
+    except UnicodeDecodeError as exc:
+        raise InvalidEncodingError(f"the request is not UTF-8: byte {exc.start} is wrong") from exc
+    if is_json(payload):
+        return validate(MqttRequest, payload)
+    if not text.strip():
+        raise InvalidRequestError("the prompt is empty", param="prompt")
+    return MqttRequest(prompt=text, format="text")
+
+
+def is_json(payload: bytes) -> bool:
+    """Tell whether a request is JSON, also a broken one: its sender reads JSON replies."""
+    return payload.lstrip().startswith(b"{")
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def validate(model: type[Model], payload: bytes | str) -> Model:
+    """Parse JSON into a model, and turn what pydantic says into one error of ours.
+
+    Raises:
+        InvalidJSONError: not JSON, or not an object.
+        UnknownFieldError: a field that the model does not have.
+        UnsupportedFieldError: a field of a later version.
+        InvalidRequestError: a value that is missing, wrong or out of range.
+    """
+    try:
+        return model.model_validate_json(payload)
+    except ValidationError as exc:
+        raise translate(exc) from exc
+
+
+def translate(exc: ValidationError) -> InvalidRequestError:
+    """Make one sentence of the first thing that pydantic found wrong."""
+    # Unknown names first: a mistyped field is the likeliest reason for all the others.
+    errors = exc.errors(include_url=False, include_context=False)
+    first = min(errors, key=lambda error: error["type"] != "extra_forbidden")
+    param = ".".join(str(part) for part in first["loc"] if part != "[key]") or None
+    match first["type"]:
+        case "json_invalid":
+            return InvalidJSONError(f"not JSON: {first['msg'].removeprefix('Invalid JSON: ')}")
+        case "model_type" if param is None:
+            return InvalidJSONError("the request is JSON, but not an object")
+        case "extra_forbidden" if str(first["loc"][-1]) in LATER_FIELDS:
+            return UnsupportedFieldError(
+                f"{param!r} is not offered by this version of edge-llm", param=param
+            )
+        case "extra_forbidden":
+            return UnknownFieldError(f"there is no field {param!r}", param=param)
+        case "value_error":
+            return InvalidRequestError(first["msg"].removeprefix("Value error, "), param=param)
+    return InvalidRequestError(f"{param or 'request'}: {first['msg']}", param=param)
