@@ -346,6 +346,10 @@ class Topics:
         topic = f"{self.prefix}/response/{request_id}"
         return f"{topic}/{below}" if below else topic
 
+    def is_cancel(self, topic: str) -> bool:
+        """Tell a cancel from a request."""
+        return topic.startswith(f"{self.prefix}/cancel/")
+
     def request_id(self, topic: str) -> str:
         """Return the id in a request or cancel topic.
 

@@ -118,8 +118,6 @@ class WorkerSettings(_Section):
     """Model directory; the built-in model if none is given."""
     threads: Annotated[int, Field(ge=1, le=64)] | None = None
     """CPU threads of the ONNX Runtime; chosen by the size of the model if not given."""
-    chunk_len: Annotated[int, Field(ge=1, le=4096)] | None = None
-    """Longest prefill chunk in tokens; the model's own if not given."""
     stop_timeout_s: Annotated[float, Field(gt=0)] = 20.0
     """How long a worker may take to end by itself before it is killed, in seconds."""
     max_attempts: Annotated[int, Field(ge=1)] = 3

@@ -1,0 +1,54 @@
+"""Reading the body of a request, and noting why one was refused."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import structlog
+from aiohttp import web
+from pydantic import BaseModel
+
+from edge_llm.errors import (
+    EdgeLLMError,
+    InvalidEncodingError,
+    InvalidRequestError,
+    PayloadTooLargeError,
+)
+from edge_llm.protocol import MAX_PAYLOAD_BYTES, validate
+
+__all__ = ["noted_if_refused", "read_body"]
+
+log = structlog.get_logger()
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+@contextmanager
+def noted_if_refused(request: web.Request) -> Iterator[None]:
+    """Log the refusal of a request that the engine never saw; the engine logs its own."""
+    try:
+        yield
+    except EdgeLLMError as error:
+        log.warning("request.rejected", code=error.code, param=error.param, path=request.path)
+        raise
+
+
+async def read_body(request: web.Request, model: type[Model]) -> Model:
+    """Parse the body as JSON, whatever content type it claims to have.
+
+    Raises:
+        InvalidRequestError: or one below it, for the first thing that is wrong.
+    """
+    try:
+        payload = await request.read()
+    except web.HTTPRequestEntityTooLarge as exc:
+        raise PayloadTooLargeError(
+            f"the request is too long; at most {MAX_PAYLOAD_BYTES} bytes are taken"
+        ) from exc
+    except web.RequestPayloadError as exc:
+        raise InvalidRequestError("the body is broken: its transfer coding is wrong") from exc
+    try:
+        payload.decode()
+    except UnicodeDecodeError as exc:
+        raise InvalidEncodingError(f"the request is not UTF-8: byte {exc.start} is wrong") from exc
+    return validate(model, payload)

@@ -1,0 +1,94 @@
+"""Listening: the aiohttp application, from its port being opened to its last stream being ended."""
+
+import errno
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import structlog
+from aiohttp import web
+
+from bridges.http import health, openai
+from bridges.http.bridge import BRIDGE, Bridge
+from bridges.http.errors import error_middleware
+from edge_llm.engine import Engine
+from edge_llm.errors import ConfigurationError
+from edge_llm.protocol import MAX_PAYLOAD_BYTES
+from edge_llm.settings import HttpSettings
+
+__all__ = ["HttpServer", "open_http"]
+
+log = structlog.get_logger()
+
+SHUTDOWN_TIMEOUT_S = 0.4
+"""For error frames to reach their readers; aiohttp waits this long, cancels, waits once more."""
+
+
+@dataclass(frozen=True, slots=True)
+class HttpServer:
+    """Where the bridge listens."""
+
+    address: str
+    """The IP address."""
+    port: int
+    """The TCP port, also where the settings left the choice to the system."""
+
+    @property
+    def url(self) -> str:
+        """The root of all paths."""
+        return f"http://{_join(self.address, self.port)}"
+
+
+@asynccontextmanager
+async def open_http(
+    engine: Engine, settings: HttpSettings, node: str
+) -> AsyncGenerator[HttpServer]:
+    """Serve HTTP until the context is left; then streams end with ``shutting_down``.
+
+    Raises:
+        ConfigurationError: the address can't be listened on; says which, and what to set.
+    """
+    bridge = Bridge(engine, settings, node)
+    app = web.Application(middlewares=[error_middleware], client_max_size=MAX_PAYLOAD_BYTES)
+    app[BRIDGE] = bridge
+    app.add_routes([*health.routes, *openai.routes])
+    # Without handler_cancellation, aiohttp lets handlers go on for clients that have gone.
+    runner = web.AppRunner(
+        app, handler_cancellation=True, shutdown_timeout=SHUTDOWN_TIMEOUT_S, access_log=None
+    )
+    await runner.setup()
+    try:
+        server = await _listen(runner, settings)
+        log.info("http.started", address=server.address, port=server.port)
+        try:
+            yield server
+        finally:
+            bridge.stop()
+            await runner.cleanup()
+            log.info("http.stopped", address=server.address, port=server.port)
+    finally:
+        await runner.cleanup()  # does nothing the second time
+
+
+async def _listen(runner: web.AppRunner, settings: HttpSettings) -> HttpServer:
+    try:
+        await web.TCPSite(runner, settings.host, settings.port).start()
+    except OSError as exc:
+        where = _join(settings.host, settings.port)
+        if exc.errno == errno.EADDRINUSE:
+            raise ConfigurationError(
+                f"another program listens on {where}: set http.port "
+                "(EDGE_LLM_HTTP__PORT) to a free port, or to 0 to be given one",
+                param="http.port",
+            ) from exc
+        raise ConfigurationError(
+            f"http can't listen on {where} ({exc.strerror}): set http.host (EDGE_LLM_HTTP__HOST) "
+            "to an address of this machine, and http.port (EDGE_LLM_HTTP__PORT) to one above 1023",
+            param="http.host",
+        ) from exc
+    address, port = runner.addresses[0][:2]
+    return HttpServer(address, port)
+
+
+def _join(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,222 @@
+"""The commands: serve, demo, ask, export."""
+
+import argparse
+import asyncio
+import signal
+import sys
+from collections.abc import Coroutine
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+from edge_llm import __version__
+from edge_llm.client import RemoteEngine
+from edge_llm.errors import EdgeLLMError
+from edge_llm.log import set_up_log
+from edge_llm.protocol import ChatRequest, Delta
+from edge_llm.settings import Settings, load_settings
+
+__all__ = ["run"]
+
+DESCRIPTION = """\
+A language model for art installations: MQTT in, generated text out.
+
+  edge-llm demo                     see it talk: broker, model and HTTP in one, nothing to install
+  edge-llm serve                    serve the broker of this machine, and HTTP on port 8000
+  edge-llm serve --model DIR        ... with a model of yours
+  edge-llm ask "Who are you?"       ask a node over MQTT; the answer streams to the terminal
+  edge-llm export HF_DIR OUT        make a model directory of Hugging Face weights (Qwen2, Qwen3)
+"""
+
+SETTINGS_HELP = """\
+Settings come from a TOML file (--config) and from the environment, which wins:
+
+  node = "stage-left"               EDGE_LLM_NODE=stage-left
+  [mqtt]
+  host = "broker.local"             EDGE_LLM_MQTT__HOST=broker.local
+  username = "llm"                  EDGE_LLM_MQTT__USERNAME=llm
+  [http]
+  port = 8080                       EDGE_LLM_HTTP__PORT=8080
+  [engine]
+  max_tokens = 120                  EDGE_LLM_ENGINE__MAX_TOKENS=120
+  [engine.worker]
+  model = "/srv/qwen3-0.6b"         EDGE_LLM_ENGINE__WORKER__MODEL=/srv/qwen3-0.6b
+"""
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run a command; return the exit code."""
+    args = _make_parser().parse_args(arguments)
+    try:
+        return int(args.command(args))
+    except EdgeLLMError as exc:
+        return _fail(exc)
+    except BaseExceptionGroup as group:
+        ours = group.subgroup(EdgeLLMError)
+        if ours is None:
+            raise
+        return _fail(_first_leaf(ours))
+
+
+def _fail(exc: BaseException) -> int:
+    print(f"edge-llm: {exc}", file=sys.stderr)
+    return 1
+
+
+def _first_leaf(group: BaseException) -> BaseException:
+    while isinstance(group, BaseExceptionGroup):
+        group = group.exceptions[0]
+    return group
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="edge-llm", description=DESCRIPTION, epilog=SETTINGS_HELP, formatter_class=raw
+    )
+    parser.add_argument("--version", action="version", version=f"edge-llm {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    serve = commands.add_parser(
+        "serve",
+        help="serve MQTT and HTTP until stopped",
+        description="Serve MQTT and HTTP until stopped (Ctrl-C or SIGTERM).",
+        epilog=SETTINGS_HELP,
+        formatter_class=raw,
+    )
+    _add_config(serve)
+    serve.add_argument("--model", type=Path, metavar="DIR", help="model directory to serve")
+    serve.add_argument("--paced", action="store_true", help="rehearse: a fixed text at a set speed")
+    serve.add_argument("--no-mqtt", action="store_true", help="serve HTTP only")
+    serve.add_argument("--no-http", action="store_true", help="serve MQTT only")
+    serve.set_defaults(command=_serve)
+
+    demo = commands.add_parser(
+        "demo",
+        help="see it talk: broker, model and HTTP in one",
+        description="Start a broker, the built-in model and HTTP on this machine, ask one question "
+        "over MQTT, and serve until Ctrl-C. Ports that are taken are replaced by free ones.",
+    )
+    _add_config(demo)
+    demo.set_defaults(command=_demo)
+
+    ask = commands.add_parser(
+        "ask",
+        help="ask a node over MQTT",
+        description="Ask a node over MQTT; the answer streams to the terminal. Ctrl-C cancels it.",
+    )
+    _add_config(ask)
+    ask.add_argument("prompt", help="what to ask; '-' reads it from the standard input")
+    ask.add_argument("--host", help="the broker's address")
+    ask.add_argument("--port", type=int, help="the broker's port")
+    ask.add_argument("--system", metavar="TEXT", help="who the model is to be")
+    ask.add_argument("--max-tokens", type=int, metavar="N", help="longest answer")
+    ask.add_argument("--temperature", type=float, metavar="T", help="0 is the likeliest answer")
+    ask.add_argument("--timeout", type=float, default=120.0, metavar="S", help="seconds of silence")
+    ask.set_defaults(command=_ask)
+
+    export = commands.add_parser(
+        "export",
+        help="make a model directory of Hugging Face weights",
+        description="Write the layers of a Qwen2, Qwen2.5 or Qwen3 model (safetensors) as ONNX "
+        "graphs that edge-llm runs on the CPU. Needs: pip install 'edge-llm[export]'.",
+    )
+    export.add_argument("source", type=Path, metavar="HF_DIR", help="config.json, *.safetensors")
+    export.add_argument("out", type=Path, metavar="OUT", help="directory to make")
+    export.add_argument("--quantize", choices=("fp32", "int8", "int4"), default="fp32")
+    export.add_argument("--context-len", type=int, metavar="N", help="tokens of prompt and answer")
+    export.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+    export.set_defaults(command=_export)
+    return parser
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings file (TOML)")
+
+
+def _serve(args: argparse.Namespace) -> int:
+    worker = {"model": args.model} if args.model else {}
+    kind = {"kind": "paced"} if args.paced else {}
+    settings = load_settings(
+        args.config,
+        engine={**kind, "worker": worker},
+        mqtt={"enabled": False} if args.no_mqtt else {},
+        http={"enabled": False} if args.no_http else {},
+    )
+    set_up_log(settings.log)
+    return _run_until_signalled(_serve_for_ever(settings))
+
+
+async def _serve_for_ever(settings: Settings) -> None:
+    from edge_llm.node import open_node
+
+    async with open_node(settings):
+        await asyncio.Event().wait()
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from edge_llm.demo import run_demo
+
+    settings = load_settings(args.config)
+    set_up_log(settings.log.model_copy(update={"level": "warning"}))
+    return _run_until_signalled(run_demo(settings))
+
+
+def _ask(args: argparse.Namespace) -> int:
+    where = {"host": args.host, "port": args.port}
+    settings = load_settings(
+        args.config, mqtt={key: value for key, value in where.items() if value is not None}
+    )
+    set_up_log(settings.log.model_copy(update={"level": "error"}))
+    return _run_until_signalled(_ask_once(settings, args), interrupted=130)
+
+
+async def _ask_once(settings: Settings, args: argparse.Namespace) -> None:
+    prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
+    turns = [{"role": "system", "content": args.system}] if args.system else []
+    request = ChatRequest.model_validate(
+        {
+            "messages": (*turns, {"role": "user", "content": prompt}),
+            "max_tokens": args.max_tokens,
+            "temperature": args.temperature,
+        }
+    )
+    async with (
+        RemoteEngine(settings.mqtt, timeout_s=args.timeout) as remote,
+        aclosing(remote.generate(request)) as events,
+    ):
+        async for event in events:
+            if isinstance(event, Delta):
+                print(event.text, end="", flush=True)
+        print()
+
+
+def _export(args: argparse.Namespace) -> int:
+    from edge_llm.engine.export import export_model
+
+    export_model(
+        args.source,
+        args.out,
+        quantize=args.quantize,
+        context_len=args.context_len,
+        overwrite=args.overwrite,
+    )
+    print(f"{args.out} is ready; serve it with: edge-llm serve --model {args.out}")
+    return 0
+
+
+def _run_until_signalled(main: Coroutine[Any, Any, None], *, interrupted: int = 0) -> int:
+    """Run until the end, or until Ctrl-C or SIGTERM cancels it; both end it cleanly."""
+
+    async def runner() -> int:
+        task = asyncio.ensure_future(main)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, task.cancel)
+        try:
+            await task
+        except asyncio.CancelledError:
+            return interrupted
+        return 0
+
+    return asyncio.run(runner())

@@ -1,0 +1,160 @@
+"""A conversation to token ids: chat template and tokenizer, by transformers.
+
+Heavy: only the worker process imports this module. Transformers would import torch wherever torch
+happens to be installed, 2 s and 500 MB that nothing here needs, so torch is made to look absent
+before transformers is imported.
+"""
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from edge_llm.errors import InvalidRequestError, ModelError
+from edge_llm.protocol import Message
+
+__all__ = ["Prompter", "load_prompter"]
+
+END_OF_TURN = ("<|im_end|>", "<|endoftext|>")
+THINK, END_THINK = "<think>", "</think>"
+
+
+class Prompter:
+    """The tokenizer of a model, and its chat template."""
+
+    def __init__(self, tokenizer: Any, generation_config: dict[str, Any]) -> None:
+        self._tokenizer = tokenizer
+        self.generation_config = generation_config
+        self.vocab_size = len(tokenizer)
+        self.token_bytes: Sequence[bytes] = _token_bytes(tokenizer)
+        self._added: dict[str, int] = tokenizer.get_added_vocab()
+        self.think_id = self._added.get(THINK)
+        self.end_think_id = self._added.get(END_THINK)
+
+    @cached_property
+    def end_ids(self) -> frozenset[int]:
+        """Tokens that end an answer."""
+        ids = {self._added[token] for token in END_OF_TURN if token in self._added}
+        if self._tokenizer.eos_token_id is not None:
+            ids.add(self._tokenizer.eos_token_id)
+        eos = self.generation_config.get("eos_token_id", [])
+        return frozenset(ids.union(eos if isinstance(eos, list) else [eos]))
+
+    def render(self, conversation: Sequence[Message], *, enable_thinking: bool) -> list[int]:
+        """Return the token ids of a conversation, up to where the answer begins.
+
+        Raises:
+            InvalidRequestError: the model's chat template refuses the conversation.
+        """
+        turns = [
+            {
+                "role": "system" if turn.role == "developer" else turn.role,
+                "content": self._without_control_tokens(turn),
+            }
+            for turn in conversation
+        ]
+        try:
+            text = self._tokenizer.apply_chat_template(
+                turns, add_generation_prompt=True, tokenize=False, enable_thinking=enable_thinking
+            )
+        except Exception as exc:
+            raise InvalidRequestError(
+                f"the model's chat template refuses this conversation: {exc}", param="messages"
+            ) from exc
+        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _without_control_tokens(self, turn: Message) -> str:
+        """Break tokens such as ``<|im_end|>`` that somebody typed, so that they stay text.
+
+        Only an earlier answer may hold its own thinking tags; the template takes them out.
+        """
+        content = turn.content
+        for token in self._added:
+            if token in content and not (turn.role == "assistant" and token in (THINK, END_THINK)):
+                content = content.replace(token, f"{token[:1]}\u200b{token[1:]}")
+        return content
+
+
+def load_prompter(directory: Path) -> Prompter:
+    """Load the tokenizer folder of a model directory; takes about a second.
+
+    Raises:
+        ModelError: the folder can't be used.
+    """
+    transformers = _import_transformers()
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    except Exception as exc:
+        raise ModelError(
+            f"{directory}: the tokenizer can't be loaded ({exc}); "
+            "copy tokenizer.json and tokenizer_config.json from the model's Hugging Face page"
+        ) from exc
+    if not getattr(tokenizer, "chat_template", None):
+        raise ModelError(
+            f"{directory}: tokenizer_config.json has no chat_template; "
+            "edge-llm needs the tokenizer of a chat model"
+        )
+    return Prompter(tokenizer, _generation_config(directory))
+
+
+def _import_transformers() -> Any:
+    if "torch" not in sys.modules:
+        sys.modules["torch"] = None  # type: ignore[assignment]
+    os.environ["HF_HUB_OFFLINE"] = "1"  # a model directory is complete, or it is an error
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    with contextlib.redirect_stdout(sys.stderr):
+        import transformers
+
+    return transformers
+
+
+def _generation_config(directory: Path) -> dict[str, Any]:
+    for folder in (directory, directory.parent):
+        file = folder / "generation_config.json"
+        if file.is_file() and file.stat().st_size:
+            try:
+                config = json.loads(file.read_text())
+            except ValueError as exc:
+                raise ModelError(f"{file}: not JSON ({exc}); copy it again") from exc
+            return dict(config)
+    return {}
+
+
+def _token_bytes(tokenizer: Any) -> list[bytes]:
+    """Return the bytes of every token of a byte-level BPE; control tokens have none.
+
+    Raises:
+        ModelError: the tokenizer is of another kind.
+    """
+    byte_of = _byte_alphabet()
+    special = set(tokenizer.all_special_ids)
+    added = tokenizer.get_added_vocab()
+    table = []
+    for token_id, token in enumerate(tokenizer.convert_ids_to_tokens(range(len(tokenizer)))):
+        if token_id in special or token is None:
+            table.append(b"")
+        elif token in added:
+            table.append(token.encode())
+        else:
+            try:
+                table.append(bytes(byte_of[char] for char in token))
+            except KeyError as exc:
+                raise ModelError(
+                    f"token {token_id} ({token!r}) is not of a byte-level BPE; "
+                    "edge-llm runs models of the Qwen families"
+                ) from exc
+    return table
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """Return GPT-2's printable stand-ins for bytes, as every byte-level BPE uses them."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    alphabet = {chr(byte): byte for byte in printable}
+    alphabet.update({chr(256 + n): byte for n, byte in enumerate(others)})
+    return alphabet

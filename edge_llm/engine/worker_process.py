@@ -1,0 +1,123 @@
+"""The worker process: owns the device, takes requests from a socket, sends events back.
+
+The main thread runs the model, one step at a time; a second thread reads the socket, so that a
+cancel or the end of the stream is seen between two steps. A vendor call that hangs blocks only
+this process.
+"""
+
+import io
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+import traceback
+
+from edge_llm.engine.frames import (
+    TO_WORKER,
+    Cancel,
+    Failed,
+    Generate,
+    Happened,
+    Loading,
+    Ready,
+    Start,
+    encode,
+)
+from edge_llm.engine.loading import load_engine
+from edge_llm.engine.local import LocalEngine
+from edge_llm.errors import EdgeLLMError
+from edge_llm.protocol import Delta, ErrorBody, Event
+from edge_llm.settings import EngineSettings
+
+__all__ = ["main"]
+
+
+class _StoppedError(Exception):
+    """The core is gone, or has asked us to end."""
+
+
+class _Worker:
+    def __init__(self, stream: io.BufferedRWPair) -> None:
+        self._stream = stream
+        self._jobs: queue.SimpleQueue[Generate | Start | None] = queue.SimpleQueue()
+        self._cancelled: set[int] = set()
+        self._stopping = False
+
+    def run(self) -> None:
+        """Load, then answer requests until the stream ends."""
+        signal.signal(signal.SIGTERM, lambda *_: self._stop())
+        threading.Thread(target=self._read, name="worker.reader", daemon=True).start()
+        start = self._jobs.get()
+        if isinstance(start, Start) and (engine := self._load(start.settings)):
+            while isinstance(job := self._jobs.get(), Generate):
+                self._answer(engine, job)
+
+    def _read(self) -> None:
+        for line in self._stream:
+            frame = TO_WORKER.validate_json(line)
+            if isinstance(frame, Cancel):
+                self._cancelled.add(frame.id)
+            else:
+                self._jobs.put(frame)
+        self._stop()
+
+    def _stop(self) -> None:
+        self._stopping = True
+        self._jobs.put(None)  # SimpleQueue.put may be called from a signal handler
+
+    def _load(self, settings: EngineSettings) -> LocalEngine | None:
+        def report(done: int, total: int) -> None:
+            if self._stopping:
+                raise _StoppedError
+            self._send(Loading(done=done, total=total))
+
+        try:
+            engine = load_engine(settings, report)
+        except EdgeLLMError as exc:
+            self._send(Failed(error=ErrorBody.from_error(exc)))
+            return None
+        except _StoppedError:
+            return None
+        self._send(Ready(models=(engine.info,)))
+        return engine
+
+    def _answer(self, engine: LocalEngine, job: Generate) -> None:
+        try:
+            for event in engine.generate(job.request, job.resume):
+                if self._stopping or job.id in self._cancelled:
+                    break
+                if event != _NOTHING:
+                    self._send(Happened(id=job.id, event=event))
+        except EdgeLLMError as exc:
+            self._send(Failed(id=job.id, error=ErrorBody.from_error(exc)))
+        except OSError:
+            raise
+        except Exception:  # noqa: BLE001 - the boundary of a request: the next one may be well
+            traceback.print_exc()
+            error = ErrorBody(code=EdgeLLMError.code, message="the engine failed; see its log")
+            self._send(Failed(id=job.id, error=error))
+        finally:
+            self._cancelled.discard(job.id)
+
+    def _send(self, frame: Loading | Ready | Happened | Failed) -> None:
+        try:
+            self._stream.write(encode(frame))
+            self._stream.flush()
+        except (BrokenPipeError, ConnectionResetError):
+            self._stopping = True
+
+
+_NOTHING: Event = Delta()  # a step that gave neither text nor token
+
+
+def main() -> None:
+    """Serve the socket whose file descriptor is the first argument."""
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # vendor libraries print to stdout
+    with socket.socket(fileno=int(sys.argv[1])) as sock, sock.makefile("rwb") as stream:
+        _Worker(stream).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""structlog, set up once: readable on a terminal, one JSON object a line otherwise."""
+
+import logging
+import sys
+
+import structlog
+
+from edge_llm.settings import LogSettings
+
+__all__ = ["set_up_log"]
+
+
+def set_up_log(settings: LogSettings) -> None:
+    """Send our events, and the warnings of libraries, to stderr.
+
+    Stderr leaves stdout to what a command prints: ``edge-llm ask`` can be piped.
+    """
+    level = logging.getLevelNamesMapping()[settings.level.upper()]
+    as_text = settings.format == "text" or (settings.format == "auto" and sys.stderr.isatty())
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=not as_text),
+    ]
+    last: list[structlog.typing.Processor] = (
+        [structlog.dev.ConsoleRenderer()]
+        if as_text
+        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    )
+    structlog.configure(
+        processors=[*shared, *last],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=last)
+    )
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
