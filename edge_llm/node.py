@@ -43,8 +43,10 @@ async def open_node(settings: Settings) -> AsyncGenerator[Node]:
             http = await doors.enter_async_context(open_http(engine, settings.http, settings.node))
         if settings.mqtt.enabled:
             await doors.enter_async_context(_open_service(engine, settings))
-        yield Node(engine, http)
-    log.info("node.stopped", node=settings.node)
+        try:
+            yield Node(engine, http)
+        finally:
+            log.info("node.stopping", node=settings.node)
 
 
 @asynccontextmanager

@@ -146,16 +146,31 @@ class ChatRequest(_Wire):
     @field_validator("stop", mode="before")
     @classmethod
     def _stop_as_sequence(cls, value: object) -> object:
-        return [value] if isinstance(value, str) else value
+        # What a "before" validator returns is strict Python input, where only a tuple is one.
+        if isinstance(value, str):
+            return (value,)
+        return tuple(value) if isinstance(value, list) else value
+
+    @field_validator("prompt")
+    @classmethod
+    def _prompt_says_something(cls, value: str | None) -> str | None:
+        if value is not None and not value.strip():
+            raise ValueError("the prompt is empty")
+        return value
+
+    @field_validator("messages")
+    @classmethod
+    def _last_message_says_something(
+        cls, value: tuple[Message, ...] | None
+    ) -> tuple[Message, ...] | None:
+        if value is not None and not value[-1].content.strip():
+            raise ValueError("the last message is empty")
+        return value
 
     @model_validator(mode="after")
-    def _has_something_to_answer(self) -> Self:
+    def _has_one_conversation(self) -> Self:
         if (self.prompt is None) == (self.messages is None):
             raise ValueError("give either 'prompt' or 'messages'")
-        if self.prompt is not None and not self.prompt.strip():
-            raise ValueError("the prompt is empty")
-        if self.messages is not None and not self.messages[-1].content.strip():
-            raise ValueError("the last message is empty")
         return self
 
     @property

@@ -109,13 +109,6 @@ class OpenAIChatBody(ChatRequest):
     prediction: Any = None
     web_search_options: Any = None
 
-    @field_validator("stop", mode="before")
-    @classmethod
-    def _stop_as_sequence(cls, value: object) -> object:
-        # A tuple, because what a validator hands on is no longer JSON: strict refuses a list.
-        value = [value] if isinstance(value, str) else value
-        return tuple(value) if isinstance(value, list) else value
-
     @field_validator("messages", mode="before")
     @classmethod
     def _refuse_later_messages(cls, value: object) -> object:
@@ -125,15 +118,6 @@ class OpenAIChatBody(ChatRequest):
             if isinstance(message, dict):
                 _refuse_later_message(message, f"messages.{index}")
         return tuple(value)
-
-    @field_validator("messages")
-    @classmethod
-    def _last_message_says_something(
-        cls, value: tuple[OpenAIMessage, ...]
-    ) -> tuple[OpenAIMessage, ...]:
-        if not value[-1].content.strip():
-            raise ValueError("the last message is empty")
-        return value
 
     @model_validator(mode="after")
     def _refuse_later_fields(self) -> Self:

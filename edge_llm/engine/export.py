@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -80,11 +81,10 @@ def export_model(
         ConfigurationError: an argument is out of range, ``out`` is taken, or the disk is full.
         ModelError: the source can't be exported.
     """
+    _check_extra()
     checkpoint = Checkpoint(source)
-    arch = checkpoint.architecture
-    context_len = _check_lengths(arch, context_len, chunk_len)
-    if out.exists() and not overwrite and not (out.is_dir() and not any(out.iterdir())):
-        raise ConfigurationError(f"{out} is not empty; choose another directory, or overwrite it")
+    context_len = _check_lengths(checkpoint.architecture, context_len, chunk_len)
+    _check_out(out, overwrite)
     with _written_whole(out) as partial:
         _copy_tokenizer(source, partial / "tokenizer")
         _write_embedding(checkpoint, partial / EMBEDDING_FILE)
@@ -107,6 +107,23 @@ def shape_groups(context_len: int, chunk_len: int) -> tuple[tuple[int, int], ...
         (DECODE_CHUNK_LEN, history_len),
         *((chunk, capacity) for chunk in chunks for capacity in ladder),
     )
+
+
+def _check_extra() -> None:
+    for module in ("ml_dtypes", "onnx", "safetensors", "tqdm"):
+        if find_spec(module) is None:
+            raise ConfigurationError(
+                f"{module} is not installed; exporting needs: pip install 'edge-llm[export]'"
+            )
+
+
+def _check_out(out: Path, overwrite: bool) -> None:
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not overwrite:
+        raise ConfigurationError(f"{out} is not empty; choose another directory, or overwrite it")
+    if not (out / EMBEDDING_FILE).is_file():  # a slip of the hand must not delete a home directory
+        raise ConfigurationError(f"{out} is not a model directory, so it is not overwritten")
 
 
 def _check_lengths(arch: Architecture, context_len: int | None, chunk_len: int) -> int:
@@ -138,7 +155,7 @@ def _written_whole(out: Path) -> Iterator[Path]:
         partial.rename(out)
     except OSError as exc:
         raise ConfigurationError(
-            f"can't write {out}: {exc.strerror or exc}; free some space, or choose another place"
+            f"can't write {out} ({exc}); free some space, or choose another place"
         ) from exc
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -96,7 +96,7 @@ class EmbeddingTable:
         if ids.size and not 0 <= ids.min() <= ids.max() < self.num_rows:
             raise ModelError(
                 f"{self._path} has {self.num_rows} rows, but the tokenizer gave the token id "
-                f"{ids.max()}; it belongs to another model: {CURE}"
+                f"{ids.max() if ids.min() >= 0 else ids.min()}; it belongs to another model: {CURE}"
             )
         # bfloat16 is the upper half of a float32.
         return (self._table[ids].astype(np.uint32) << 16).view(np.float32)
