@@ -1,4 +1,4 @@
-"""Exported graphs compute what transformers computes, and a failed export leaves nothing."""
+"""An export is the vendor's layout; a failed one names its reason and leaves nothing."""
 
 import errno
 import json
@@ -11,19 +11,17 @@ import ml_dtypes
 import numpy as np
 import onnx
 import pytest
-from numpy.typing import NDArray
 
 from edge_llm.engine import export
-from edge_llm.engine.export import Quantization, export_model, shape_groups
+from edge_llm.engine.export import export_model, shape_groups
 from edge_llm.engine.model import EMBEDDING_FILE, ModelDirectory
 from edge_llm.errors import ConfigurationError, ModelError
-from edge_llm.npu.onnx import OnnxSession
 from tests.forward import open_forward
 from tests.tiny_random_model import Kind, make_config, make_weights, write_checkpoint
 
-GOLDEN: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "golden.json").read_text())
-
 KINDS: tuple[Kind, ...] = ("qwen3", "qwen2")
+
+PROMPT = [3, 14, 159, 26, 53, 58, 97, 93, 238]
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -36,47 +34,6 @@ def model(kind: Kind, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp(kind)
     export_model(write_checkpoint(path / "source", kind), path / "model")
     return path / "model"
-
-
-def tokens(count: int, seed: int = 0) -> list[int]:
-    ids: list[int] = np.random.RandomState(seed).randint(3, 288, count).tolist()
-    return ids
-
-
-def cosine(left: NDArray[np.float32], right: NDArray[np.float32]) -> float:
-    return float(left @ right / np.sqrt((left @ left) * (right @ right)))
-
-
-def initializers(path: Path) -> dict[str, onnx.TensorProto]:
-    return {tensor.name: tensor for tensor in onnx.load(path).graph.initializer}
-
-
-@pytest.mark.parametrize("chunk_len", [1, 16, 128])
-def test_greedy_tokens_are_those_of_transformers(model: Path, kind: Kind, chunk_len: int) -> None:
-    golden = GOLDEN["models"][kind]
-
-    for case in golden["cases"]:
-        completion = open_forward(model).complete(case["prompt"], chunk_len, 24)
-        assert completion == case["completion"]
-
-
-def test_prefill_and_decode_agree(model: Path) -> None:
-    prompt = tokens(150)
-
-    decoded = open_forward(model).prefill(prompt, 1)
-
-    for chunk_len in (16, 128):
-        prefilled = open_forward(model).prefill(prompt, chunk_len)
-        np.testing.assert_allclose(prefilled, decoded, rtol=1e-4, atol=1e-4)
-
-
-def test_rows_past_the_end_of_the_history_do_not_count(model: Path) -> None:
-    clean, dirty = open_forward(model), open_forward(model)
-    dirty.keys[:] = dirty.values[:] = 100.0
-
-    prompt = tokens(20)
-
-    assert np.array_equal(clean.prefill(prompt, 16), dirty.prefill(prompt, 16))
 
 
 def test_the_layout_is_the_vendors(model: Path, kind: Kind) -> None:
@@ -96,18 +53,14 @@ def test_the_layout_is_the_vendors(model: Path, kind: Kind) -> None:
     assert (directory.tokenizer / "generation_config.json").is_file()
 
 
-def test_the_graphs_are_valid_onnx(model: Path) -> None:
-    for file in model.glob("*.onnx"):
-        onnx.checker.check_model(onnx.load(file), full_check=True)
-
-
 @pytest.mark.parametrize(
     ("context_len", "chunk_len", "groups"),
     [
-        (1024, 128, [(1, 1023), *[(c, h) for c in (16, 128) for h in (0, 128, 256, 512, 1023)]]),
-        (129, 16, [(1, 128), (16, 0), (16, 128)]),
+        (1024, 128, [(1, 1023), *[(c, h) for c in (16, 128) for h in (1, 128, 256, 512, 1023)]]),
+        (129, 16, [(1, 128), (16, 1), (16, 128)]),
         (40, 1, [(1, 39)]),
-        (40, 8, [(1, 39), (8, 0), (8, 39)]),
+        (2, 2, [(1, 1), (2, 1)]),
+        (40, 8, [(1, 39), (8, 1), (8, 39)]),
     ],
 )
 def test_groups_are_decode_and_a_ladder_of_histories(
@@ -122,38 +75,6 @@ def test_the_context_is_at_most_2048_by_default(tmp_path: Path) -> None:
     export_model(source, tmp_path / "model")
 
     assert open_forward(tmp_path / "model").geometry.context_len == 2048
-
-
-def test_bfloat16_weights_are_stored_as_they_are_under_their_names(tmp_path: Path) -> None:
-    source = write_checkpoint(tmp_path / "source", "qwen3", dtype="float32")
-    weights = make_weights(make_config("qwen3"))
-
-    export_model(source, tmp_path / "model")
-
-    for name, value in weights.items():
-        if name == "model.embed_tokens.weight":
-            continue
-        part = f"l{name.split('.')[2]}_together" if "layers" in name else "post"
-        (file,) = (tmp_path / "model").glob(f"*{part}.onnx")
-        tensor = initializers(file)[name]
-        assert tensor.data_type == onnx.TensorProto.BFLOAT16
-        assert np.array_equal(onnx.numpy_helper.to_array(tensor).astype("f4").T, value)
-
-
-def test_weights_that_bfloat16_can_not_hold_stay_float32(tmp_path: Path) -> None:
-    config = make_config("qwen3")
-    weights = make_weights(config)
-    name = "model.layers.0.mlp.up_proj.weight"
-    weights[name][0, 0] = np.float32(1 / 3)
-    source = write_checkpoint(tmp_path / "source", "qwen3", dtype="float32", weights=weights)
-
-    export_model(source, tmp_path / "model")
-
-    stored = initializers(tmp_path / "model" / "qwen3_p128_l0_together.onnx")
-    assert stored[name].data_type == onnx.TensorProto.FLOAT
-    assert np.array_equal(onnx.numpy_helper.to_array(stored[name]).T, weights[name])
-    down = stored["model.layers.0.mlp.down_proj.weight"]
-    assert down.data_type == onnx.TensorProto.BFLOAT16
 
 
 def test_embedding_rows_are_rounded_to_the_nearest_even(tmp_path: Path) -> None:
@@ -178,10 +99,10 @@ def test_float16_checkpoints_are_read(tmp_path: Path) -> None:
         export_model(source, tmp_path / f"{source.name}.model")
 
     one, two = (
-        open_forward(tmp_path / f"{name}.model").prefill(tokens(9), 16) for name in ("f32", "f16")
+        open_forward(tmp_path / f"{name}.model").prefill(PROMPT, 16) for name in ("f32", "f16")
     )
 
-    assert cosine(one, two) > 0.99999
+    np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-3)
 
 
 def test_shards_give_the_same_files_as_one(tmp_path: Path) -> None:
@@ -193,25 +114,6 @@ def test_shards_give_the_same_files_as_one(tmp_path: Path) -> None:
         assert file.read_bytes() == (tmp_path / "three" / file.name).read_bytes()
 
 
-@pytest.mark.parametrize(("quantize", "floor"), [("int8", 0.999), ("int4", 0.95)])
-@pytest.mark.parametrize("hidden_size", [96, 72])  # whole blocks of 32, and a padded one
-def test_quantized_logits_stay_near(
-    tmp_path: Path, quantize: Quantization, floor: float, hidden_size: int
-) -> None:
-    source = write_checkpoint(
-        tmp_path / "source", "qwen3", hidden_size=hidden_size, num_hidden_layers=1
-    )
-    export_model(source, tmp_path / "fp32")
-    export_model(source, tmp_path / quantize, quantize=quantize)
-
-    exact, near = (
-        open_forward(tmp_path / name).prefill(tokens(20), 16) for name in ("fp32", quantize)
-    )
-
-    assert cosine(exact, near) > floor
-    assert ModelDirectory(tmp_path / quantize).facts.quantization == quantize
-
-
 def test_large_graphs_keep_their_weights_beside_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,7 +123,7 @@ def test_large_graphs_keep_their_weights_beside_them(
     export_model(source, tmp_path / "large")
 
     assert (tmp_path / "large" / "qwen3_post.onnx.data").is_file()
-    one, two = (open_forward(tmp_path / n).prefill(tokens(9), 16) for n in ("small", "large"))
+    one, two = (open_forward(tmp_path / n).prefill(PROMPT, 16) for n in ("small", "large"))
     assert np.array_equal(one, two)
 
 
@@ -257,6 +159,7 @@ def test_exporting_needs_no_torch(tmp_path: Path) -> None:
         ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "RoPE scaling 'yarn'"),
         ({"rope_parameters": {"rope_type": "llama3"}}, "RoPE scaling 'llama3'"),
         ({"use_sliding_window": True}, "sliding window attention"),
+        ({"attention_bias": True}, "attention_bias"),
         ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
         ({"quantization_config": {"bits": 4}}, "the checkpoint is quantized"),
         ({"rms_norm_eps": None}, "wrong value"),
@@ -271,17 +174,6 @@ def test_what_can_not_be_exported_is_refused_by_name(
 
     with pytest.raises(ModelError, match=complaint):
         export_model(source, tmp_path / "model")
-
-
-def test_transformers_5_rope_parameters_are_read(tmp_path: Path) -> None:
-    source = write_checkpoint(tmp_path / "source", "qwen3")
-    config = make_config("qwen3", rope_parameters={"rope_type": "default", "rope_theta": 1e6})
-    del config["rope_theta"]
-    (source / "config.json").write_text(json.dumps(config))
-    export_model(source, tmp_path / "model")
-    case = GOLDEN["models"]["qwen3"]["cases"][5]
-
-    assert open_forward(tmp_path / "model").complete(case["prompt"], 16, 24) == case["completion"]
 
 
 def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
@@ -314,6 +206,7 @@ def test_a_tensor_of_another_shape_is_named(tmp_path: Path) -> None:
         ("config.json", None, r"can't read .*config\.json"),
         ("config.json", b"{", r"config\.json is not JSON"),
         ("config.json", b'{"model_type": "qwen3"}', r"config\.json has no 'num_hidden_layers'"),
+        ("model.safetensors.index.json", b"{}", r"index\.json has no weight_map"),
         ("model.safetensors", None, r"there is no model\.safetensors"),
         ("model.safetensors", b"version https://git-lfs", r"model\.safetensors is broken"),
         ("tokenizer.json", None, r"there is no tokenizer\.json"),
@@ -323,7 +216,7 @@ def test_a_broken_source_names_its_file(
     tmp_path: Path, name: str, content: bytes | None, complaint: str
 ) -> None:
     source = write_checkpoint(tmp_path / "source", "qwen3")
-    (source / name).unlink()
+    (source / name).unlink(missing_ok=True)
     if content is not None:
         (source / name).write_bytes(content)
 
@@ -403,12 +296,3 @@ def test_what_a_killed_export_left_is_swept_away(tmp_path: Path) -> None:
     export_model(source, tmp_path / "model")
 
     assert {path.name for path in tmp_path.iterdir()} == {"source", "model"}
-
-
-def test_the_history_is_not_copied(model: Path, kind: Kind) -> None:
-    # Whatever reads K_cache and V_cache is a view: Reshape, or a Transpose fused into its MatMul.
-    graph = onnx.load(model / f"{kind}_p128_l0_together.onnx").graph
-    readers = {node.op_type for node in graph.node if {"K_cache", "V_cache"} & set(node.input)}
-
-    assert readers == {"Reshape", "Shape"}
-    assert OnnxSession(model / f"{kind}_p128_l0_together.onnx").num_groups == 9

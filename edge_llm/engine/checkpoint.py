@@ -15,11 +15,8 @@ __all__ = ["Architecture", "Checkpoint"]
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
-BIASES = {
-    "qwen2": frozenset({"q_proj", "k_proj", "v_proj"}),
-    "qwen3": frozenset[str](),
-}
-"""The model types that can be exported, and which of their projections always have a bias."""
+MODEL_TYPES = ("qwen2", "qwen3")
+"""What can be exported: Qwen2 and Qwen2.5, and Qwen3."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +38,8 @@ class Architecture:
     """The logits come from the embedding table."""
     qk_norm: bool
     """Each head's query and key are normalized before RoPE."""
-    biases: frozenset[str]
-    """Projections with a bias."""
+    qkv_bias: bool
+    """The projections to query, key and value have a bias."""
     eos_token_ids: tuple[int, ...]
 
     @property
@@ -59,15 +56,12 @@ class Architecture:
         """
         config = _read_json(path)
         model_type = config.get("model_type")
-        if model_type not in BIASES:
+        if model_type not in MODEL_TYPES:
             raise ModelError(
                 f"{path}: model_type {model_type!r} can't be exported; the ones that can are "
-                f"{', '.join(sorted(BIASES))} (Qwen2, Qwen2.5 and Qwen3, dense, text)"
+                f"{' and '.join(MODEL_TYPES)} (Qwen2, Qwen2.5 and Qwen3, dense, text)"
             )
         _refuse_unsupported(path, config)
-        biases = BIASES[model_type]
-        if config.get("attention_bias"):
-            biases = frozenset({"q_proj", "k_proj", "v_proj", "o_proj"})
         try:
             return cls(
                 model_type=model_type,
@@ -83,7 +77,7 @@ class Architecture:
                 rope_theta=float(_rope(config).get("rope_theta") or config["rope_theta"]),
                 tied=bool(config.get("tie_word_embeddings", False)),
                 qk_norm=model_type == "qwen3",
-                biases=biases,
+                qkv_bias=model_type == "qwen2",
                 eos_token_ids=_ids(config.get("eos_token_id")),
             )
         except KeyError as exc:
@@ -142,7 +136,10 @@ def _find_shards(path: Path) -> dict[str, Path]:
 
     index = path / INDEX_FILE
     if index.is_file():
-        shards = {name: path / file for name, file in _read_json(index)["weight_map"].items()}
+        weight_map = _read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise ModelError(f"{index} has no weight_map; download the model again")
+        shards = {name: path / file for name, file in weight_map.items()}
         for shard in sorted(set(shards.values())):
             if not shard.is_file():
                 raise ModelError(f"{shard} is missing; download the model again")
@@ -188,6 +185,8 @@ def _refuse_unsupported(path: Path, config: Mapping[str, Any]) -> None:
     layer_types = config.get("layer_types") or ()
     if config.get("use_sliding_window") or "sliding_attention" in layer_types:
         raise ModelError(f"{path}: sliding window attention can't be exported; take another model")
+    if config.get("attention_bias"):
+        raise ModelError(f"{path}: attention_bias can't be exported; take another model")
     if config.get("hidden_act", "silu") != "silu":
         raise ModelError(f"{path}: hidden_act '{config['hidden_act']}' can't be exported")
     if config.get("quantization_config"):

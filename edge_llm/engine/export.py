@@ -30,6 +30,10 @@ DECODE_CHUNK_LEN = 1
 SHORT_CHUNK_LEN = 16
 """For the few new tokens of a turn whose prefix is kept; a padded long chunk takes far longer."""
 
+NO_HISTORY_LEN = 1
+"""The capacity for a first chunk: a masked row, as in the vendor's graphs. Without any row, ONNX
+Runtime up to 1.28 ends the process in a fused MatMul (SIGFPE)."""
+
 FIRST_HISTORY_LEN = 128
 
 MAX_GRAPH_BYTES = 1_500_000_000
@@ -96,12 +100,12 @@ def export_model(
 def shape_groups(context_len: int, chunk_len: int) -> tuple[tuple[int, int], ...]:
     """Return ``(chunk_len, history_len)`` of decode, then of prefill with growing histories."""
     history_len = context_len - 1
-    ladder = [0]
+    ladder = [NO_HISTORY_LEN]
     capacity = FIRST_HISTORY_LEN
     while capacity < history_len:
         ladder.append(capacity)
         capacity *= 2
-    ladder.append(history_len)
+    ladder = sorted({*ladder, history_len})
     chunks = sorted({min(SHORT_CHUNK_LEN, chunk_len), chunk_len} - {DECODE_CHUNK_LEN})
     return (
         (DECODE_CHUNK_LEN, history_len),
@@ -251,6 +255,6 @@ def _eos_token_ids(checkpoint: Checkpoint) -> list[int]:
     try:
         text = (checkpoint.path / "generation_config.json").read_text("utf-8")
         ids = json.loads(text)["eos_token_id"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return list(checkpoint.architecture.eos_token_ids)
     return ids if isinstance(ids, list) else [ids]

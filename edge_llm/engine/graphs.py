@@ -144,13 +144,10 @@ def make_layer(
     )
     query = _project(builder, arch, f"{name}.self_attn", normed, bits)
     attended = _attend(builder, arch, query)
-    attention = f"{name}.self_attn.o_proj"
     heads_len = arch.num_heads * arch.head_dim
-    attended = builder.linear(attention, attended, heads_len, arch.hidden_size, bits)
-    if "o_proj" in arch.biases:
-        attended = builder.node(
-            "Add", attended, builder.weight(f"{attention}.bias", arch.hidden_size)
-        )
+    attended = builder.linear(
+        f"{name}.self_attn.o_proj", attended, heads_len, arch.hidden_size, bits
+    )
     hidden = builder.node("Add", "input", attended)
     normed = builder.rms_norm(
         f"{name}.post_attention_layernorm.weight", hidden, arch.hidden_size, arch.rms_norm_eps
@@ -199,7 +196,7 @@ def _project(builder: GraphBuilder, arch: Architecture, name: str, normed: str, 
     def project(letter: str, num_heads: int) -> str:
         layer, out_len = f"{name}.{letter}_proj", num_heads * arch.head_dim
         projected = builder.linear(layer, normed, arch.hidden_size, out_len, bits)
-        if f"{letter}_proj" not in arch.biases:
+        if not arch.qkv_bias:
             return projected
         return builder.node("Add", projected, builder.weight(f"{layer}.bias", out_len))
 
