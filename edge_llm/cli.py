@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import json
 import signal
 import sys
 from collections.abc import Coroutine
@@ -13,7 +14,7 @@ from edge_llm import __version__
 from edge_llm.client import RemoteEngine
 from edge_llm.errors import EdgeLLMError
 from edge_llm.log import set_up_log
-from edge_llm.protocol import ChatRequest, Delta
+from edge_llm.protocol import ChatRequest, Delta, validate
 from edge_llm.settings import Settings, load_settings
 
 __all__ = ["run"]
@@ -174,13 +175,12 @@ def _ask(args: argparse.Namespace) -> int:
 async def _ask_once(settings: Settings, args: argparse.Namespace) -> None:
     prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
     turns = [{"role": "system", "content": args.system}] if args.system else []
-    request = ChatRequest.model_validate(
-        {
-            "messages": (*turns, {"role": "user", "content": prompt}),
-            "max_tokens": args.max_tokens,
-            "temperature": args.temperature,
-        }
-    )
+    said = {
+        "messages": [*turns, {"role": "user", "content": prompt}],
+        "max_tokens": args.max_tokens,
+        "temperature": args.temperature,
+    }
+    request = validate(ChatRequest, json.dumps(said))
     async with (
         RemoteEngine(settings.mqtt, timeout_s=args.timeout) as remote,
         aclosing(remote.generate(request)) as events,

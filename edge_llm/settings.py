@@ -247,7 +247,8 @@ def describe(exc: ValidationError) -> str:
     for error in exc.errors(include_url=False):
         key = ".".join(str(part) for part in error["loc"])
         text = "there is no such setting" if error["type"] == "extra_forbidden" else error["msg"]
-        lines.append(f"{key}: {text.removeprefix('Value error, ')}" if key else text)
+        text = text.removeprefix("Value error, ")
+        lines.append(f"{key}: {text}" if key else text)
     return "; ".join(lines)
 
 

@@ -1,0 +1,52 @@
+"""What the documentation says is what the code does: names are compared, commands are checked."""
+
+import re
+from pathlib import Path
+
+from edge_llm.cli import _make_parser
+from edge_llm.errors import EdgeLLMError
+from edge_llm.protocol import MqttRequest, Response, Timing, Usage
+
+ROOT = Path(__file__).parents[1]
+
+
+def section(title: str) -> str:
+    text = (ROOT / "docs" / "protocol.md").read_text()
+    return text.split(f"## {title}\n")[1].split("\n## ")[0]
+
+
+def first_column(table: str) -> set[str]:
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    return {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
+
+
+def test_every_request_field_is_documented_and_no_other() -> None:
+    assert first_column(section("A request")) == set(MqttRequest.model_fields)
+
+
+def test_every_response_field_is_documented_and_no_other() -> None:
+    text = section("A JSON response")
+    assert first_column(text) == set(Response.model_fields)
+    for name in (*Usage.model_fields, *Timing.model_fields):
+        assert f"`{name}`" in text
+
+
+def test_every_error_code_is_documented_and_no_other() -> None:
+    assert first_column(section("Errors")) == {cls.code for cls in EdgeLLMError.tree()}
+
+
+def test_every_command_of_the_readme_exists() -> None:
+    text = (ROOT / "README.md").read_text()
+    commands = set(re.findall(r"edge-llm (serve|demo|ask|export)\b", text))
+    assert commands == {"serve", "demo", "ask", "export"}
+    help_text = _make_parser().format_help()
+    assert all(f"edge-llm {command}" in help_text for command in commands)
+
+
+def test_the_two_commands_are_one_line_each() -> None:
+    text = (ROOT / "README.md").read_text()
+    lines = [line for line in text.splitlines() if line.startswith("python3 -m venv")]
+    assert [line.rsplit(" && ", 1)[1] for line in lines] == [
+        ".venv/bin/edge-llm demo",
+        ".venv/bin/python -m pytest",
+    ]
