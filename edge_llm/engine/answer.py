@@ -69,6 +69,7 @@ class Answer:
 
 
 def _is_open(prompt_ids: Sequence[int], prompter: Prompter) -> bool:
-    tags = (prompter.think_id, prompter.end_think_id)
-    last = next((token_id for token_id in reversed(prompt_ids) if token_id in tags), None)
+    """Tell whether the prompt's last turn has begun to reason; earlier turns don't count."""
+    marks = {prompter.think_id, prompter.end_think_id, *prompter.end_ids}
+    last = next((token_id for token_id in reversed(prompt_ids) if token_id in marks), None)
     return last is not None and last == prompter.think_id

@@ -38,10 +38,11 @@ class StopStrings:
         if not self._stop:
             return text, False
         text = self._held + text
-        found = [at for stop in self._stop if (at := text.find(stop)) >= 0]
+        # The one that is complete first, so that the borders of the pieces don't matter.
+        found = [(at + len(stop), at) for stop in self._stop if (at := text.find(stop)) >= 0]
         if found:
             self._held = ""
-            return text[: min(found)], True
+            return text[: min(found)[1]], True
         num_held = max(_overlap(text, stop) for stop in self._stop)
         self._held = text[len(text) - num_held :]
         return text[: len(text) - num_held], False

@@ -20,6 +20,7 @@ from edge_llm.npu.session import Session
 
 __all__ = ["ModelRunner"]
 
+CALL_COST_TOKENS = 8  # what a run costs beyond its tokens; measured on the CPU at 128, 16 and 1
 HIDDEN = -65536.0  # added to a score: exact in bf16, and exp() of it is 0 (ax-llm, LLM_init.cpp)
 
 
@@ -73,18 +74,20 @@ class ModelRunner:
     def _choose_group(self, start: int, num_tokens: int) -> tuple[int, int]:
         """Return the shape group for the next tokens, and how many of them it takes.
 
-        The shortest chunk that holds them all, else the longest; of those the one with the
-        smallest history that reaches back to the beginning. Group 0 always qualifies.
+        The longest chunk while it can be filled; for the rest the length that costs least with
+        its padding. Of the groups of that length the one with the smallest history that reaches
+        back to the beginning. Group 0 always qualifies.
         """
-        able = [
-            (chunk_len, history_len, group)
-            for group, (chunk_len, history_len) in enumerate(self.geometry.groups)
-            if history_len >= start
-        ]
-        longest = max(able)[0]
-        wanted = min((entry[0] for entry in able if entry[0] >= num_tokens), default=longest)
-        chunk_len, _, group = min(entry for entry in able if entry[0] == wanted)
-        return group, min(num_tokens, chunk_len)
+        able: dict[int, tuple[int, int]] = {}
+        for group, (chunk_len, history_len) in enumerate(self.geometry.groups):
+            if history_len >= start:
+                able[chunk_len] = min(
+                    able.get(chunk_len, (history_len, group)), (history_len, group)
+                )
+        chunk_len = max(able)
+        if num_tokens < chunk_len:
+            chunk_len = min(able, key=lambda length: (_cost(num_tokens, length), -length))
+        return able[chunk_len][1], min(num_tokens, chunk_len)
 
     def _run_layers(self, token_ids: Sequence[int], start: int, group: int) -> NDArray[Any]:
         del self.cached_ids[start:]
@@ -115,3 +118,9 @@ class ModelRunner:
         last = np.ascontiguousarray(hidden[:, row : row + 1])
         logits = self.post.run({"input": last})["output"]
         return np.asarray(logits, np.float32).reshape(-1)
+
+
+def _cost(num_tokens: int, chunk_len: int) -> int:
+    """Return what so many tokens cost in chunks of this length, counted in tokens."""
+    num_chunks = -(-num_tokens // chunk_len)
+    return num_chunks * (chunk_len + CALL_COST_TOKENS)

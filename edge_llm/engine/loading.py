@@ -10,7 +10,7 @@ from edge_llm.engine.prompt import load_prompter
 from edge_llm.errors import ModelError
 from edge_llm.npu.layer import HostLayer
 from edge_llm.npu.onnx import OnnxSession
-from edge_llm.protocol import ModelInfo
+from edge_llm.protocol import ChatRequest, ModelInfo
 from edge_llm.settings import EngineSettings
 from edge_llm.tiny import MODEL_DIR
 
@@ -53,7 +53,7 @@ def load_engine(
             f"{directory.tokenizer} has {prompter.vocab_size} tokens, but {directory.post.name} "
             f"knows {geometry.vocab_size}; it is the tokenizer of another model"
         )
-    return LocalEngine(
+    engine = LocalEngine(
         runner=ModelRunner(
             layers=[HostLayer(session) for session in layers],
             post=post,
@@ -69,6 +69,14 @@ def load_engine(
         ),
         settings=settings,
     )
+    _warm_up(engine)
+    return engine
+
+
+def _warm_up(engine: LocalEngine) -> None:
+    """Let the first visitor wait no longer than the tenth: templates compile, buffers are made."""
+    for _ in engine.generate(ChatRequest(prompt="Hello.", max_tokens=2)):
+        pass
 
 
 def _threads(layer: Path) -> int:

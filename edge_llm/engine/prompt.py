@@ -121,7 +121,9 @@ def _generation_config(directory: Path) -> dict[str, Any]:
                 config = json.loads(file.read_text())
             except ValueError as exc:
                 raise ModelError(f"{file}: not JSON ({exc}); copy it again") from exc
-            return dict(config)
+            if not isinstance(config, dict):
+                raise ModelError(f"{file}: not a JSON object; copy it again")
+            return config
     return {}
 
 
@@ -132,7 +134,8 @@ def _token_bytes(tokenizer: Any) -> list[bytes]:
         ModelError: the tokenizer is of another kind.
     """
     byte_of = _byte_alphabet()
-    special = set(tokenizer.all_special_ids)
+    special = {n for n, token in tokenizer.added_tokens_decoder.items() if token.special}
+    special.update(tokenizer.all_special_ids)  # those that have a role, as eos_token
     added = tokenizer.get_added_vocab()
     table = []
     for token_id, token in enumerate(tokenizer.convert_ids_to_tokens(range(len(tokenizer)))):

@@ -5,6 +5,7 @@ cancel or the end of the stream is seen between two steps. A vendor call that ha
 this process.
 """
 
+import contextlib
 import io
 import os
 import queue
@@ -55,12 +56,13 @@ class _Worker:
                 self._answer(engine, job)
 
     def _read(self) -> None:
-        for line in self._stream:
-            frame = TO_WORKER.validate_json(line)
-            if isinstance(frame, Cancel):
-                self._cancelled.add(frame.id)
-            else:
-                self._jobs.put(frame)
+        with contextlib.suppress(ConnectionResetError):  # as good as the end of the stream
+            for line in self._stream:
+                frame = TO_WORKER.validate_json(line)
+                if isinstance(frame, Cancel):
+                    self._cancelled.add(frame.id)
+                else:
+                    self._jobs.put(frame)
         self._stop()
 
     def _stop(self) -> None:
@@ -116,7 +118,12 @@ def main() -> None:
     """Serve the socket whose file descriptor is the first argument."""
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # vendor libraries print to stdout
     with socket.socket(fileno=int(sys.argv[1])) as sock, sock.makefile("rwb") as stream:
-        _Worker(stream).run()
+        try:
+            _Worker(stream).run()
+        finally:
+            with contextlib.suppress(OSError):  # the core has closed its end
+                # Wakes the reader, which holds the lock that closing the stream would wait for.
+                sock.shutdown(socket.SHUT_RDWR)
 
 
 if __name__ == "__main__":
