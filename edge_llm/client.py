@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import secrets
 from collections.abc import AsyncGenerator
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from types import TracebackType
 from typing import Self
 
@@ -134,9 +134,10 @@ class RemoteEngine:
         ended = False
         try:
             yield Started()
-            async for event in self._events(stream):
-                ended = isinstance(event, Done)
-                yield event
+            async with aclosing(self._events(stream)) as events:
+                async for event in events:
+                    ended = isinstance(event, Done)
+                    yield event
         except EdgeLLMError:
             ended = True
             raise

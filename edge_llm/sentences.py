@@ -45,8 +45,9 @@ def cut_to_bytes(text: str, max_bytes: int) -> str:
     if ends and ends[-1] * 2 >= len(room):  # else more is lost than a cut sentence is worth
         return room[: ends[-1]].rstrip()
     room = _first_bytes(text, max_bytes - len(ELLIPSIS.encode()))
-    words = [room] if text[len(room)].isspace() else room.rsplit(maxsplit=1)
-    return words[0].rstrip() + ELLIPSIS
+    if not (text[len(room)].isspace() or room[-1:].isspace()):  # a word is cut in two
+        room = re.sub(r"\s\S+$", "", room).rstrip() or room
+    return room.rstrip() + ELLIPSIS
 
 
 def _first_bytes(text: str, num_bytes: int) -> str:

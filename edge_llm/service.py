@@ -39,6 +39,9 @@ __all__ = ["Service"]
 
 log = structlog.get_logger()
 
+_Copy = tuple[int, int, str, int]  # what is the same in each copy of a message
+
+MORE_COPIES = 64  # remembered beyond what may be unacknowledged at once
 ONLINE, OFFLINE = b"online", b"offline"  # Home Assistant's default availability payloads
 
 
@@ -56,10 +59,13 @@ class Service:
         self._settings = settings
         self._info = info
         self._topics = Topics(settings.prefix, info.node)
-        self._requests: dict[str, asyncio.Task[Done | EdgeLLMError]] = {}
-        self._unconfirmed: set[str] = set()  # final messages that the broker does not have yet
+        self._requests: dict[str, tuple[Publication, asyncio.Task[Done | EdgeLLMError]]] = {}
+        # Final messages that the broker may not have yet.
+        self._unconfirmed: dict[str, tuple[Publication, asyncio.Future[None]]] = {}
         self._cancelled: set[str] = set()
-        self._cleared: set[str] = set()  # retained requests whose clearing we will hear of
+        self._cleared: set[str] = set()  # retained messages whose clearing we will hear of
+        # What was acknowledged last, and whether the connection broke before.
+        self._acknowledged: dict[_Copy, bool] = {}
 
     async def run(self) -> None:
         """Serve until cancelled; then say ``shutting_down`` to what is in hand, and ``offline``."""
@@ -68,7 +74,8 @@ class Service:
             self._settings,
             f"edge-llm-{self._info.node}",
             [
-                *(Subscription(topic_filter, 2) for topic_filter in topics.request_filters),
+                # Not at QoS 2: paho forgets such a message, half delivered, when it is restarted.
+                *(Subscription(topic_filter, 1) for topic_filter in topics.request_filters),
                 # At QoS 0, as a QoS 1 cancel would queue behind the requests that it is about.
                 *(Subscription(topic_filter, 0) for topic_filter in topics.cancel_filters),
             ],
@@ -100,8 +107,13 @@ class Service:
             self._announce()
 
     def _take(self, publication: Publication) -> None:
-        if self._settings.ack == "receipt":
+        if self._is_no_business(publication) or self._was_acknowledged(publication):
             self._mqtt.ack(publication)
+            return
+        if self._settings.ack == "receipt":
+            self._ack(publication)
+        if publication.retain:
+            self._clear(publication.topic)
         try:
             request_id = self._topics.request_id(publication.topic)
         except InvalidIdError as exc:
@@ -111,48 +123,70 @@ class Service:
             return
         if self._topics.is_cancel(publication.topic):
             self._cancel(request_id)
-        elif self._is_echo(publication):
-            self._mqtt.ack(publication)
         elif publication.retain:
-            self._clear(publication, request_id)
-        elif request_id in self._requests or request_id in self._unconfirmed:
-            self._take_again(publication, request_id)
+            self._reject(
+                RetainedRequestError(
+                    "requests must not be retained, or they would run again at every reconnect; "
+                    "it was cleared: send it without the retain flag"
+                ),
+                publication,
+                request_id,
+            )
+        elif self._is_copy(publication, request_id):
+            # The packet id is the same, so the acknowledgement that is to come is for both.
+            return
+        elif self._is_in_hand(request_id):
+            error = DuplicateIdError(f"request {request_id!r} is still being answered")
+            self._reject(error, publication, request_id, id_is_taken=True)
         else:
             self._accept(publication, request_id)
 
     def _cancel(self, request_id: str) -> None:
-        if task := self._requests.get(request_id):
+        if running := self._requests.get(request_id):
             self._cancelled.add(request_id)
-            task.cancel()
+            running[1].cancel()
+
+    def _is_copy(self, publication: Publication, request_id: str) -> bool:
+        """Tell whether the broker repeats, after a broken connection, what we are answering."""
+        in_hand = self._requests.get(request_id) or self._unconfirmed.get(request_id)
+        if in_hand is None or _copy_of(in_hand[0]) != _copy_of(publication):
+            return False
+        # Not every broker that was restarted in between sets the flag.
+        return publication.dup or publication.connection != in_hand[0].connection
+
+    def _is_in_hand(self, request_id: str) -> bool:
+        if request_id in self._requests:
+            return True
+        # The entry goes a moment after it is done, and a new request with this id may be sooner.
+        ending = self._unconfirmed.get(request_id)
+        return ending is not None and not ending[1].done()
+
+    def _is_no_business(self, publication: Publication) -> bool:
+        """Tell what we did not ask for: amqtt sends what is retained for others, also."""
+        asked_for = (self._topics.request(""), self._topics.cancel(""))
+        return self._is_echo(publication) or not publication.topic.startswith(asked_for)
+
+    def _clear(self, topic: str) -> None:
+        self._cleared.add(topic)
+        self._mqtt.publish(topic, b"", 1, retain=True)
 
     def _is_echo(self, publication: Publication) -> bool:
-        """Tell whether this is the empty message by which we cleared a retained request."""
+        """Tell whether this is the empty message by which a retained one was cleared."""
         if publication.payload:
             return False
         if publication.topic in self._cleared:
             self._cleared.remove(publication.topic)
             return True
-        return publication.retain
+        return publication.retain and not self._topics.is_cancel(publication.topic)
 
-    def _clear(self, publication: Publication, request_id: str) -> None:
-        self._cleared.add(publication.topic)
-        self._mqtt.publish(publication.topic, b"", 1, retain=True)
-        self._reject(
-            RetainedRequestError(
-                "requests must not be retained, or they would run again at every reconnect; "
-                "it was cleared: send it without the retain flag"
-            ),
-            publication,
-            request_id,
-        )
-
-    def _take_again(self, publication: Publication, request_id: str) -> None:
-        if publication.dup:
-            # The broker repeats itself after a broken connection. The packet id is the same, so
-            # the acknowledgement that is to come is for both.
-            return
-        error = DuplicateIdError(f"request {request_id!r} is still being answered")
-        self._reject(error, publication, request_id, id_is_taken=True)
+    def _was_acknowledged(self, publication: Publication) -> bool:
+        """Tell whether the broker repeats itself because an acknowledgement of ours got lost."""
+        copy = _copy_of(publication)
+        broke_before = self._acknowledged.get(copy)
+        if broke_before is None or not (publication.dup or broke_before):
+            return False
+        del self._acknowledged[copy]
+        return True
 
     def _reject(
         self,
@@ -176,7 +210,7 @@ class Service:
         task = self._tasks.create_task(
             self._answer(request, request_id, reply), name=f"request.{request_id}"
         )
-        self._requests[request_id] = task
+        self._requests[request_id] = publication, task
         # In a callback and not in the task, as a task may be cancelled before it has begun.
         task.add_done_callback(functools.partial(self._finish, publication, request_id, reply))
 
@@ -225,26 +259,43 @@ class Service:
         *deltas, last = final
         for delta in deltas:
             self._publish(delta, qos=0)
-        self._unconfirmed.add(request_id)
-        self._send(last, publication).add_done_callback(
-            lambda _: self._unconfirmed.discard(request_id)
-        )
+        confirmed = self._send(last, publication)
+        self._unconfirmed[request_id] = publication, confirmed
+        confirmed.add_done_callback(functools.partial(self._forget, request_id))
+
+    def _forget(self, request_id: str, confirmed: asyncio.Future[None]) -> None:
+        ending = self._unconfirmed.get(request_id)
+        if ending and ending[1] is confirmed:  # and not the next one's
+            del self._unconfirmed[request_id]
 
     def _send(self, outgoing: Outgoing, publication: Publication) -> asyncio.Future[None]:
         """Publish the answer to a message, and acknowledge that once the broker has the answer."""
         confirmed = self._publish(outgoing, publication.qos)
         if self._settings.ack == "response":
-            confirmed.add_done_callback(functools.partial(self._ack, publication))
+            confirmed.add_done_callback(functools.partial(self._ack_answered, publication))
         return confirmed
 
-    def _ack(self, publication: Publication, confirmed: asyncio.Future[None]) -> None:
+    def _ack_answered(self, publication: Publication, confirmed: asyncio.Future[None]) -> None:
         if not confirmed.cancelled() and not confirmed.exception():
-            self._mqtt.ack(publication)
+            self._ack(publication)
+
+    def _ack(self, publication: Publication) -> None:
+        self._mqtt.ack(publication)
+        if publication.qos > 0:
+            broke_before = publication.connection != self._mqtt.connection
+            self._acknowledged[_copy_of(publication)] = broke_before
+            if len(self._acknowledged) > self._info.queue_limit + MORE_COPIES:
+                del self._acknowledged[next(iter(self._acknowledged))]
 
     def _publish(self, outgoing: Outgoing, qos: int) -> asyncio.Future[None]:
         return self._mqtt.publish(
             outgoing.topic, outgoing.payload, qos, content_type=outgoing.content_type
         )
+
+
+def _copy_of(publication: Publication) -> _Copy:
+    session_and_id = (publication.session, publication.packet_id)
+    return *session_and_id, publication.topic, hash(publication.payload)
 
 
 def _with_expiry(request: MqttRequest, publication: Publication) -> MqttRequest:

@@ -24,6 +24,7 @@ from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
@@ -237,6 +238,8 @@ def load_settings(path: Path | None = None, **overrides: object) -> Settings:
         return FromFile(**overrides)  # type: ignore[arg-type]
     except ValidationError as exc:
         raise ConfigurationError(describe(exc)) from exc
+    except SettingsError as exc:
+        raise ConfigurationError(_describe_variables(exc)) from exc
     except ValueError as exc:  # tomllib's, whose message has line and column
         raise ConfigurationError(f"{path}: {exc}") from exc
 
@@ -260,7 +263,20 @@ def refuse_unknown_variables(environment: Mapping[str, str]) -> None:
     """
     for name in environment:
         if name.upper().startswith(ENV_PREFIX):
-            section = name.upper().removeprefix(ENV_PREFIX).partition("__")[0].lower()
-            if section not in Settings.model_fields:
+            section, _, key = name.upper().removeprefix(ENV_PREFIX).partition("__")
+            field = Settings.model_fields.get(section.lower())
+            if field is None or (key and not _is_section(field.annotation)):
                 known = ", ".join(Settings.model_fields)
                 raise ConfigurationError(f"{name}: there is no such setting (there are: {known})")
+
+
+def _is_section(annotation: object) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, _Section)
+
+
+def _describe_variables(exc: SettingsError) -> str:
+    """Name the variables of the section in which pydantic-settings met something else than JSON."""
+    section = re.search(r'field "(\w+)"', str(exc))
+    prefix = ENV_PREFIX + (section[1].upper() if section else "")
+    names = ", ".join(name for name in os.environ if name.upper().startswith(prefix))
+    return f"{names}: a list or a whole section must be JSON in the environment, as in '[\"a\"]'"

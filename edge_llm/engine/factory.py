@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 from edge_llm.engine.paced import PacedEngine
 from edge_llm.engine.queue import QueuedEngine
@@ -31,5 +31,3 @@ async def open_engine(settings: EngineSettings) -> AsyncGenerator[QueuedEngine]:
             yield QueuedEngine(worker, settings.queue)
         finally:
             supervisor.cancel()
-            with suppress(asyncio.CancelledError):
-                await supervisor

@@ -123,7 +123,7 @@ class WorkerEngine:
 
     async def _listen(self, reader: asyncio.StreamReader, link: _Link) -> None:
         with contextlib.suppress(ConnectionResetError):
-            while line := await reader.readline():
+            while (line := await reader.readline()).endswith(b"\n"):  # else it died in mid-line
                 match FROM_WORKER.validate_json(line):
                     case Happened(id=request_id, event=event):
                         self._tell(link, request_id, event)

@@ -6,7 +6,6 @@ this process.
 """
 
 import contextlib
-import io
 import os
 import queue
 import signal
@@ -40,8 +39,8 @@ class _StoppedError(Exception):
 
 
 class _Worker:
-    def __init__(self, stream: io.BufferedRWPair) -> None:
-        self._stream = stream
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
         self._jobs: queue.SimpleQueue[Generate | Start | None] = queue.SimpleQueue()
         self._cancelled: set[int] = set()
         self._stopping = False
@@ -49,15 +48,20 @@ class _Worker:
     def run(self) -> None:
         """Load, then answer requests until the stream ends."""
         signal.signal(signal.SIGTERM, lambda *_: self._stop())
-        threading.Thread(target=self._read, name="worker.reader", daemon=True).start()
+        reader = threading.Thread(target=self._read, name="worker.reader", daemon=True)
+        reader.start()
         start = self._jobs.get()
         if isinstance(start, Start) and (engine := self._load(start.settings)):
             while isinstance(job := self._jobs.get(), Generate):
                 self._answer(engine, job)
+        with contextlib.suppress(OSError):  # the core has closed its end
+            self._socket.shutdown(socket.SHUT_RDWR)  # wakes the reader
+        reader.join()
 
     def _read(self) -> None:
-        with contextlib.suppress(ConnectionResetError):  # as good as the end of the stream
-            for line in self._stream:
+        # A reset is as good as an end: the core died before it had read all that we sent.
+        with contextlib.suppress(ConnectionResetError), self._socket.makefile("rb") as lines:
+            for line in lines:
                 frame = TO_WORKER.validate_json(line)
                 if isinstance(frame, Cancel):
                     self._cancelled.add(frame.id)
@@ -105,8 +109,7 @@ class _Worker:
 
     def _send(self, frame: Loading | Ready | Happened | Failed) -> None:
         try:
-            self._stream.write(encode(frame))
-            self._stream.flush()
+            self._socket.sendall(encode(frame))
         except (BrokenPipeError, ConnectionResetError):
             self._stopping = True
 
@@ -117,13 +120,8 @@ _NOTHING: Event = Delta()  # a step that gave neither text nor token
 def main() -> None:
     """Serve the socket whose file descriptor is the first argument."""
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # vendor libraries print to stdout
-    with socket.socket(fileno=int(sys.argv[1])) as sock, sock.makefile("rwb") as stream:
-        try:
-            _Worker(stream).run()
-        finally:
-            with contextlib.suppress(OSError):  # the core has closed its end
-                # Wakes the reader, which holds the lock that closing the stream would wait for.
-                sock.shutdown(socket.SHUT_RDWR)
+    with socket.socket(fileno=int(sys.argv[1])) as sock:
+        _Worker(sock).run()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,36 @@
+"""Brokers for whoever asks for one."""
+
+from collections.abc import AsyncGenerator, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.brokers import Broker, Mosquitto, open_amqtt
+
+
+@pytest.fixture
+def mosquitto(tmp_path: Path) -> Iterator[Mosquitto]:
+    """A mosquitto that can be stopped and started."""
+    with Mosquitto(tmp_path) as mosquitto:
+        yield mosquitto
+
+
+@pytest.fixture(params=["5", "3.1.1"])
+def protocol(request: pytest.FixtureRequest) -> str:
+    """Each MQTT version in turn."""
+    return str(request.param)
+
+
+@pytest.fixture(params=["mosquitto-5", "mosquitto-3.1.1", "amqtt"])
+async def broker(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[Broker]:
+    """Each broker in turn, with what it can do."""
+    match request.param:
+        case "amqtt":
+            async with open_amqtt() as port:
+                yield Broker(port, "3.1.1", ack="receipt", is_mosquitto=False)
+        case "mosquitto-5":
+            with Mosquitto(tmp_path) as mosquitto:
+                yield mosquitto.broker("5")
+        case _:
+            with Mosquitto(tmp_path) as mosquitto:
+                yield mosquitto.broker("3.1.1")
