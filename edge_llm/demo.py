@@ -20,14 +20,18 @@ HOW_TO_TALK = """
 Talk to it from another terminal; {mqtt_host}:{mqtt_port} is MQTT, {url} is HTTP:
 
   mosquitto_sub -h {mqtt_host} -p {mqtt_port} -t 'llm/response/button7' -C 1 &
-  mosquitto_pub -h {mqtt_host} -p {mqtt_port} -t 'llm/request/button7' -m 'Tell me a poem about the sea.'
+  mosquitto_pub -h {mqtt_host} -p {mqtt_port} -t 'llm/request/button7' \\
+    -m 'Tell me a poem about the sea.'
 
   curl {url}/v1/chat/completions -H 'Content-Type: application/json' \\
     -d '{{"messages": [{{"role": "user", "content": "What is three plus four?"}}]}}'
 
   edge-llm ask --port {mqtt_port} 'What will tomorrow bring?'
 
-  python -c 'import openai; print(openai.OpenAI(base_url="{url}/v1", api_key="none").chat.completions.create(model="{model}", messages=[{{"role": "user", "content": "How are you?"}}]).choices[0].message.content)'
+  python -c 'import openai; print(openai.OpenAI(base_url="{url}/v1", api_key="none") \
+.chat.completions.create(model="{model}", messages=[\
+{{"role": "user", "content": "How are you?"}}]) \
+.choices[0].message.content)'
 
 Ctrl-C stops it."""
 

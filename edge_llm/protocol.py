@@ -195,7 +195,12 @@ class MqttRequest(ChatRequest):
         return "token" if value is True else value
 
 
-class Usage(_Wire):
+class _Told(_Wire):
+    # Fields are only added: a newer node's message is read without what we don't know yet.
+    model_config = ConfigDict(extra="ignore")
+
+
+class Usage(_Told):
     """Counts of tokens, as OpenAI names them."""
 
     prompt_tokens: int = 0
@@ -206,7 +211,7 @@ class Usage(_Wire):
     """Generated tokens, reasoning and the end token included."""
 
 
-class Timing(_Wire):
+class Timing(_Told):
     """Where the time went, in seconds from the moment the request was accepted."""
 
     queue_s: float = 0.0
@@ -250,7 +255,7 @@ class Done(_Wire):
 Event = Annotated[Started | Delta | Done, Field(discriminator="type")]
 
 
-class ErrorBody(_Wire):
+class ErrorBody(_Told):
     """Why there is no answer."""
 
     code: str
@@ -279,7 +284,7 @@ class ErrorBody(_Wire):
         )
 
 
-class Response(_Wire):
+class Response(_Told):
     """The one final message on ``llm/response/<id>``, as JSON."""
 
     id: str
@@ -300,7 +305,7 @@ class Response(_Wire):
     """Present if the request failed."""
 
 
-class DeltaPayload(_Wire):
+class DeltaPayload(_Told):
     """A piece of the answer on ``llm/response/<id>/delta``, as JSON."""
 
     seq: int
@@ -308,7 +313,7 @@ class DeltaPayload(_Wire):
     text: str
 
 
-class ModelInfo(_Wire):
+class ModelInfo(_Told):
     """A model that a node serves."""
 
     id: str
@@ -319,7 +324,7 @@ class ModelInfo(_Wire):
     """How the weights are stored, if the model says so."""
 
 
-class NodeInfo(_Wire):
+class NodeInfo(_Told):
     """Retained on ``llm/node/<node>/info``."""
 
     node: str

@@ -1,122 +1,31 @@
-"""Real brokers on free ports, and what tests put around them.
-
-Nothing here uses ``edge_llm.mqtt``: the other side of each test is plain paho, so that a mistake
-of ours can't cancel itself out.
-"""
+"""Real brokers on free ports, and a proxy in front of one."""
 
 import asyncio
 import os
-import shutil
-import socket
-import subprocess
-import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NoReturn, Self, TypeVar
+from typing import Any, Literal, Self
 
-import paho.mqtt.client as paho
 import pytest
-from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
 
 from edge_llm.broker import open_broker
-from edge_llm.engine.interface import EngineState
-from edge_llm.errors import EdgeLLMError
-from edge_llm.protocol import ChatRequest, Delta, Done, Event, ModelInfo, Started, Usage
 from edge_llm.settings import MqttSettings
+from tests.clients import RawClient
+from tests.programs import (
+    HOST,
+    accepts,
+    free_port,
+    require_program,
+    running,
+)
 
-HOST = "127.0.0.1"
 CONFIG = Path(__file__).parent.parent / "mosquitto" / "edge-llm.conf"
-START_TIMEOUT_S = 10.0
-STOP_TIMEOUT_S = 5.0
-POLL_S = 0.01
 
 CONNECT = b"\x10"
 CONNACK_UNSUPPORTED = b"\x20\x02\x00\x01"  # as MQTT 3.1.1 says it, section 3.2.2.3
-
-T = TypeVar("T")
-
-
-# Programs ----------------------------------------------------------------------------------------
-
-
-def require_program(name: str, package: str) -> str:
-    """Return the path of a program, and install Debian's package for it if that is allowed.
-
-    Without it the test is skipped; with CI=true it fails, so that CI can't be green by accident.
-    """
-    path = _find(name)
-    if path is None and _install(package):
-        path = _find(name)
-    return path or _do_without(f"{name} is not installed (Debian: apt-get install {package})")
-
-
-def _find(name: str) -> str | None:
-    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
-
-
-def _install(package: str) -> bool:
-    apt = shutil.which("apt-get")
-    if apt is None:
-        return False
-    become_root = [] if os.geteuid() == 0 else ["sudo", "-n"]
-    command = [*become_root, apt, "install", "-y", "--no-install-recommends", package]
-    with suppress(OSError, subprocess.SubprocessError):  # no sudo, no network
-        return subprocess.run(command, capture_output=True, check=False, timeout=90).returncode == 0
-    return False
-
-
-def _do_without(reason: str) -> NoReturn:
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason)
-    pytest.skip(reason)
-
-
-@contextmanager
-def running(
-    command: Sequence[str], log: Path, is_ready: Callable[[], bool], env: dict[str, str] | None
-) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a program until the context is left; its output goes to a file."""
-    with log.open("ab") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, env=env)
-    try:
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while not is_ready():
-            if process.poll() is not None or time.monotonic() > deadline:
-                pytest.fail(f"{command[0]} did not start: {log.read_text()[-2000:]}")
-            time.sleep(POLL_S)
-        yield process
-    finally:
-        if process.poll() is None:
-            process.terminate()
-        try:
-            process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def free_port() -> int:
-    """Return a TCP port that was free a moment ago."""
-    with socket.socket() as sock:
-        sock.bind((HOST, 0))
-        return int(sock.getsockname()[1])
-
-
-def accepts(port: int) -> bool:
-    """Tell whether somebody listens on a port."""
-    try:
-        socket.create_connection((HOST, port), timeout=0.5).close()
-    except OSError:
-        return False
-    return True
-
-
-# Brokers -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -313,160 +222,3 @@ class Proxy:
                 elif not self.swallows:
                     writer.write(data)
                     await writer.drain()
-
-
-# Clients -----------------------------------------------------------------------------------------
-
-
-class RawClient:
-    """A requester as others would write it: plain paho, and a list of what came in.
-
-    paho's thread appends to the list; tests wait in the event loop.
-    """
-
-    def __init__(
-        self,
-        port: int,
-        protocol: Literal["5", "3.1.1"] = "3.1.1",
-        client_id: str = "",
-        *,
-        clean: bool = True,
-    ) -> None:
-        self.messages: list[paho.MQTTMessage] = []
-        self._port = port
-        self._is_5 = protocol == "5"
-        self._clean = clean
-        self._suback = 0
-        self.paho = paho.Client(
-            CallbackAPIVersion.VERSION2,
-            client_id=client_id or f"test-{os.urandom(4).hex()}",
-            clean_session=None if self._is_5 else clean,
-            protocol=MQTTProtocolVersion.MQTTv5 if self._is_5 else MQTTProtocolVersion.MQTTv311,
-        )
-        self.paho.on_message = lambda _client, _data, message: self.messages.append(message)
-        self.paho.on_subscribe = self._on_subscribe
-        self.paho.on_socket_open = _set_nodelay
-
-    def _on_subscribe(self, *_args: Any) -> None:
-        self._suback += 1
-
-    async def __aenter__(self) -> Self:
-        options: dict[str, Any] = {}
-        if self._is_5:
-            properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call] # paho's
-            properties.SessionExpiryInterval = 0 if self._clean else 60
-            options = {"clean_start": self._clean, "properties": properties}
-        self.paho.connect_async(HOST, self._port, 60, **options)
-        self.paho.loop_start()
-        await eventually(self.paho.is_connected)
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.paho.disconnect()
-        await asyncio.to_thread(self.paho.loop_stop)
-
-    async def subscribe(self, *topic_filters: str, qos: int = 1) -> None:
-        """Subscribe, and wait until the broker has agreed."""
-        before = self._suback
-        self.paho.subscribe([(topic_filter, qos) for topic_filter in topic_filters])
-        await eventually(lambda: self._suback > before)
-
-    def publish(
-        self,
-        topic: str,
-        payload: str | bytes,
-        qos: int = 1,
-        *,
-        retain: bool = False,
-        expiry_s: int | None = None,
-    ) -> paho.MQTTMessageInfo:
-        """Publish a message; the expiry goes out on MQTT 5 only."""
-        properties = None
-        if self._is_5 and expiry_s is not None:
-            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call] # paho's
-            properties.MessageExpiryInterval = expiry_s
-        return self.paho.publish(topic, payload, qos, retain, properties)
-
-    def payloads(self, topic: str) -> list[bytes]:
-        """What has come in on a topic."""
-        return [bytes(m.payload) for m in tuple(self.messages) if m.topic == topic]
-
-    async def wait_for(self, topic: str, count: int = 1, timeout_s: float = 5.0) -> list[bytes]:
-        """Wait for a number of messages on a topic."""
-        await eventually(
-            lambda: len(self.payloads(topic)) >= count,
-            timeout_s,
-            lambda: f"{topic}: {[(m.topic, bytes(m.payload)[:80]) for m in self.messages]}",
-        )
-        return self.payloads(topic)
-
-
-def _set_nodelay(_client: paho.Client, _data: Any, sock: Any) -> None:
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
-async def eventually(
-    condition: Callable[[], T | None],
-    timeout_s: float = 5.0,
-    describe: Callable[[], str] = lambda: "",
-) -> T:
-    """Wait until something is true, and return it."""
-    deadline = time.monotonic() + timeout_s
-    while not (value := condition()):
-        if time.monotonic() > deadline:
-            pytest.fail(f"did not happen within {timeout_s} s. {describe()}"[:2000])
-        await asyncio.sleep(POLL_S)
-    return value
-
-
-# An engine ---------------------------------------------------------------------------------------
-
-
-@dataclass
-class PromptedEngine:
-    """Does what the prompt says: ``hold`` waits for ``release``, ``fail`` fails, others are echoed.
-
-    ``say`` in the prompt is dropped and the rest said word by word; after the first word ``hold``
-    waits, so that there is partial text.
-    """
-
-    step_s: float = 0.0
-    asked: list[str] = field(default_factory=list)
-    num_running: int = 0
-    error: Exception | None = None
-    release: asyncio.Event = field(default_factory=asyncio.Event)
-    state: EngineState = "ready"
-    models: tuple[ModelInfo, ...] = (ModelInfo(id="tiny", context_len=512, vocab_size=1000),)
-
-    async def ready(self) -> tuple[ModelInfo, ...]:
-        """Return at once."""
-        return self.models
-
-    async def generate(self, request: ChatRequest) -> AsyncGenerator[Event]:
-        """Say the last turn."""
-        prompt = request.conversation[-1].content
-        self.asked.append(prompt)
-        self.num_running += 1
-        try:
-            yield Started()
-            if self.error:
-                raise self.error
-            if prompt.startswith("fail"):
-                raise EdgeLLMError("it was told to fail")
-            words = prompt.removeprefix("say ").split(" ")
-            for number, word in enumerate(words):
-                await asyncio.sleep(self.step_s)
-                yield Delta(text=f" {word}" if number else word)
-                if number == 0 and prompt.startswith("hold"):
-                    await self.release.wait()
-            yield Done(
-                finish_reason="stop",
-                usage=Usage(prompt_tokens=len(words), completion_tokens=len(words)),
-            )
-        finally:
-            self.num_running -= 1

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from edge_llm import mqtt
 from tests.brokers import Broker, Mosquitto, open_amqtt
+from tests.stage import Stage, open_stage
 
 
 @pytest.fixture
@@ -34,3 +36,16 @@ async def broker(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerat
         case _:
             with Mosquitto(tmp_path) as mosquitto:
                 yield mosquitto.broker("3.1.1")
+
+
+@pytest.fixture
+async def stage(broker: Broker) -> AsyncGenerator[Stage]:
+    """A node at each broker in turn."""
+    async with open_stage(broker) as stage:
+        yield stage
+
+
+@pytest.fixture
+def reconnects_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits a second for a reconnect."""
+    monkeypatch.setattr(mqtt, "RECONNECT_DELAY_S", (0.05, 0.1))

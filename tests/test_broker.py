@@ -8,7 +8,9 @@ import pytest
 from edge_llm.broker import find_free_port, open_broker
 from edge_llm.errors import ConfigurationError
 from tests import brokers
-from tests.brokers import HOST, RawClient, accepts, free_port, open_amqtt, require_program
+from tests.brokers import open_amqtt
+from tests.clients import RawClient
+from tests.programs import HOST, accepts, free_port, require_program
 
 
 async def test_it_passes_messages_on() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from edge_llm import __version__
-from tests.brokers import HOST, free_port
+from tests.programs import HOST, free_port
 
 EDGE_LLM = Path(sys.executable).parent / "edge-llm"
 
@@ -22,6 +22,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
         capture_output=True,
         text=True,
         timeout=30,
+        check=False,
         env={**os.environ, **environment},
     )
 

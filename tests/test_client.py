@@ -23,8 +23,11 @@ from edge_llm.errors import (
 )
 from edge_llm.protocol import ChatRequest, Delta, Done, Event, Message, Started
 from edge_llm.settings import MqttSettings, QueueSettings
-from tests.brokers import HOST, Broker, Mosquitto, PromptedEngine, RawClient, eventually, free_port
-from tests.test_service import serving
+from tests.brokers import Broker, Mosquitto
+from tests.clients import RawClient, eventually
+from tests.programs import HOST, free_port
+from tests.prompted_engine import PromptedEngine
+from tests.stage import serving
 
 
 @asynccontextmanager

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from edge_llm.demo import QUESTION
-from tests.brokers import HOST, free_port, require_program
+from tests.programs import HOST, free_port, require_program
 
 BIN = Path(sys.executable).parent
 START_TIMEOUT_S = 60.0
@@ -80,7 +80,12 @@ def printed_command(demo: Demo, first_words: str) -> str:
 def run(command: str) -> str:
     environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
     done = subprocess.run(
-        ["bash", "-ec", command], capture_output=True, text=True, timeout=60, env=environment
+        ["bash", "-ec", command],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -19,8 +19,10 @@ import structlog
 from edge_llm.engine.queue import QueuedEngine
 from edge_llm.service import Service
 from edge_llm.settings import QueueSettings
-from tests.brokers import Mosquitto, PromptedEngine, RawClient, eventually
-from tests.test_service import serving
+from tests.brokers import Mosquitto
+from tests.clients import RawClient, eventually
+from tests.prompted_engine import PromptedEngine
+from tests.stage import serving
 
 NUM_CLIENTS = 20
 NUM_REQUESTS = 1000

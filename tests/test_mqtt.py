@@ -15,7 +15,9 @@ from edge_llm import mqtt
 from edge_llm.errors import BrokerError
 from edge_llm.mqtt import MqttConnection, Publication, Subscription, Will
 from edge_llm.settings import MqttSettings
-from tests.brokers import HOST, Broker, Mosquitto, Proxy, eventually, free_port, open_amqtt
+from tests.brokers import Broker, Mosquitto, Proxy, open_amqtt
+from tests.clients import eventually
+from tests.programs import HOST, free_port
 
 Protocol = Literal["5", "3.1.1"]
 
@@ -59,9 +61,6 @@ async def nothing_comes(connection: MqttConnection) -> bool:
 
 def logged(logs: list[Any], event: str) -> list[Any]:
     return [entry for entry in logs if entry["event"] == event]
-
-
-# Connecting --------------------------------------------------------------------------------------
 
 
 async def test_it_speaks_the_newest_version_that_the_broker_does(broker: Broker) -> None:
@@ -187,9 +186,6 @@ async def test_a_wrong_password_is_said_once_with_its_cure(
     assert "wrong" not in str(logs)
 
 
-# Receiving ---------------------------------------------------------------------------------------
-
-
 async def test_what_comes_while_it_is_away_is_kept(
     mosquitto: Mosquitto, protocol: Protocol
 ) -> None:
@@ -305,9 +301,6 @@ async def test_retained_messages_come_only_to_those_who_asked(
     assert topics == ({"u/old"} if protocol == "5" else {"t/old", "u/old"})
 
 
-# Publishing --------------------------------------------------------------------------------------
-
-
 async def test_qos_1_waits_for_the_connection_and_qos_0_does_not(
     mosquitto: Mosquitto, protocol: Protocol
 ) -> None:
@@ -353,9 +346,6 @@ async def test_a_refused_publish_is_logged_and_done(tmp_path: Path) -> None:
         async with connected(mosquitto.broker().settings()) as connection:
             await asyncio.wait_for(connection.publish("closed/door", b"", 1), 5)
     assert [e["topic"] for e in logged(logs, "mqtt.publish_refused")] == ["closed/door"]
-
-
-# The will ----------------------------------------------------------------------------------------
 
 
 async def test_the_will_comes_when_the_connection_breaks_and_not_when_it_ends(

@@ -7,7 +7,7 @@ from edge_llm.engine.generation import ModelRunner
 from edge_llm.engine.local import LocalEngine
 from edge_llm.engine.model import ModelDirectory
 from edge_llm.engine.prompt import load_prompter
-from edge_llm.errors import ModelError
+from edge_llm.errors import InvalidRequestError, ModelError
 from edge_llm.npu.layer import HostLayer
 from edge_llm.npu.onnx import OnnxSession
 from edge_llm.protocol import ChatRequest, ModelInfo
@@ -75,8 +75,11 @@ def load_engine(
 
 def _warm_up(engine: LocalEngine) -> None:
     """Let the first visitor wait no longer than the tenth: templates compile, buffers are made."""
-    for _ in engine.generate(ChatRequest(prompt="Hello.", max_tokens=2)):
-        pass
+    try:
+        for _ in engine.generate(ChatRequest(prompt="Hello.", max_tokens=2)):
+            pass
+    except InvalidRequestError as exc:
+        raise ModelError(f"{engine.info.id} can't even answer a greeting: {exc}") from exc
 
 
 def _threads(layer: Path) -> int:

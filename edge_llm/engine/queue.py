@@ -147,14 +147,23 @@ class QueuedEngine:
 
     @asynccontextmanager
     async def _turn(self, request: ChatRequest) -> AsyncGenerator[None]:
-        if self._running:
-            await self._wait(request)
-        self._running = True
+        has_turn = False
         try:
+            try:
+                async with asyncio.timeout(request.ttl_s):
+                    if self._running:
+                        await self._wait(request)
+                    self._running = has_turn = True
+                    await self._engine.ready()  # a model that loads keeps one waiting, too
+            except TimeoutError as exc:
+                raise ExpiredError(
+                    f"the request waited for {request.ttl_s} s and its turn did not come"
+                ) from exc
             yield
         finally:
-            self._running = False
-            self._call_next()
+            if has_turn:
+                self._running = False
+                self._call_next()
 
     async def _wait(self, request: ChatRequest) -> None:
         if len(self._waiting) >= self._limit:
@@ -166,14 +175,9 @@ class QueuedEngine:
         waiting = _Waiting((-request.priority, next(self._arrivals)), turn)
         heapq.heappush(self._waiting, waiting)
         try:
-            async with asyncio.timeout(request.ttl_s):
-                await turn
-        except BaseException as exc:
+            await turn
+        except BaseException:
             self._give_up(waiting)
-            if isinstance(exc, TimeoutError):
-                raise ExpiredError(
-                    f"the request waited for {request.ttl_s} s and its turn did not come"
-                ) from exc
             raise
 
     def _give_up(self, waiting: _Waiting) -> None:

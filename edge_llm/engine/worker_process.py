@@ -43,6 +43,7 @@ class _Worker:
         self._socket = sock
         self._jobs: queue.SimpleQueue[Generate | Start | None] = queue.SimpleQueue()
         self._cancelled: set[int] = set()
+        self._last_done = 0  # requests come with rising ids, and run in that order
         self._stopping = False
 
     def run(self) -> None:
@@ -64,7 +65,8 @@ class _Worker:
             for line in lines:
                 frame = TO_WORKER.validate_json(line)
                 if isinstance(frame, Cancel):
-                    self._cancelled.add(frame.id)
+                    if frame.id > self._last_done:  # else it came too late
+                        self._cancelled.add(frame.id)
                 else:
                     self._jobs.put(frame)
         self._stop()
@@ -105,6 +107,7 @@ class _Worker:
             error = ErrorBody(code=EdgeLLMError.code, message="the engine failed; see its log")
             self._send(Failed(id=job.id, error=error))
         finally:
+            self._last_done = job.id
             self._cancelled.discard(job.id)
 
     def _send(self, frame: Loading | Ready | Happened | Failed) -> None:

@@ -1,4 +1,4 @@
-"""Speed of the built-in model through the engine, in one process: ``python -m tests.bench.bench_engine``.
+"""Speed of the built-in model in one process: ``python -m tests.bench.bench_engine``.
 
 Prints a table and JSON. The engine is the whole of it: chat template, tokenizer, prefill, decode,
 sampling, detokenizing. Give a model directory as the argument to measure another one.

@@ -22,8 +22,10 @@ import structlog
 from bridges.http import open_http
 from edge_llm.engine.queue import QueuedEngine
 from edge_llm.settings import HttpSettings, QueueSettings
-from tests.brokers import Mosquitto, PromptedEngine, RawClient
-from tests.test_service import serving
+from tests.brokers import Mosquitto
+from tests.clients import RawClient
+from tests.prompted_engine import PromptedEngine
+from tests.stage import serving
 
 BAR_MS = 3.0
 WARM_UP = 20

@@ -15,7 +15,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.brokers import Mosquitto, free_port
+from tests.brokers import Mosquitto
+from tests.programs import free_port
 
 ROUNDS = 5
 EDGE_LLM = Path(sys.executable).parent / "edge-llm"

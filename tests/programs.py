@@ -1,0 +1,92 @@
+"""Other programs that tests run: found, installed where that is allowed, stopped."""
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+HOST = "127.0.0.1"
+START_TIMEOUT_S = 10.0
+STOP_TIMEOUT_S = 5.0
+POLL_S = 0.01
+
+
+def require_program(name: str, package: str) -> str:
+    """Return the path of a program, and install Debian's package for it if that is allowed.
+
+    Without it the test is skipped; with CI=true it fails, so that CI can't be green by accident.
+    """
+    path = _find(name)
+    if path is None and _install(package):
+        path = _find(name)
+    return path or _do_without(f"{name} is not installed (Debian: apt-get install {package})")
+
+
+def _find(name: str) -> str | None:
+    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+
+
+def _install(package: str) -> bool:
+    apt = shutil.which("apt-get")
+    if apt is None:
+        return False
+    become_root = [] if os.geteuid() == 0 else ["sudo", "-n"]
+    install = [apt, "install", "-y", "--no-install-recommends", package]
+    with suppress(OSError, subprocess.SubprocessError):  # no sudo, no network
+        for command in ([apt, "update"], install):  # a new machine has no list of packages yet
+            subprocess.run([*become_root, *command], capture_output=True, check=True, timeout=90)
+        return True
+    return False
+
+
+def _do_without(reason: str) -> NoReturn:
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@contextmanager
+def running(
+    command: Sequence[str], log: Path, is_ready: Callable[[], bool], env: dict[str, str] | None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a program until the context is left; its output goes to a file."""
+    with log.open("ab") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=env)
+    try:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not is_ready():
+            if process.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"{command[0]} did not start: {log.read_text()[-2000:]}")
+            time.sleep(POLL_S)
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        try:
+            process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def free_port() -> int:
+    """Return a TCP port that was free a moment ago."""
+    with socket.socket() as sock:
+        sock.bind((HOST, 0))
+        return int(sock.getsockname()[1])
+
+
+def accepts(port: int) -> bool:
+    """Tell whether somebody listens on a port."""
+    try:
+        socket.create_connection((HOST, port), timeout=0.5).close()
+    except OSError:
+        return False
+    return True
