@@ -126,6 +126,7 @@ def _make_parser() -> argparse.ArgumentParser:
     export.add_argument("out", type=Path, metavar="OUT", help="directory to make")
     export.add_argument("--quantize", choices=("fp32", "int8", "int4"), default="fp32")
     export.add_argument("--context-len", type=int, metavar="N", help="tokens of prompt and answer")
+    export.add_argument("--name", help="what the model is called; HF_DIR's name otherwise")
     export.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     export.set_defaults(command=_export)
     return parser
@@ -199,6 +200,7 @@ def _export(args: argparse.Namespace) -> int:
         args.out,
         quantize=args.quantize,
         context_len=args.context_len,
+        name=args.name,
         overwrite=args.overwrite,
     )
     print(f"{args.out} is ready; serve it with: edge-llm serve --model {args.out}")

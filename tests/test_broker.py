@@ -7,7 +7,7 @@ import pytest
 
 from edge_llm.broker import find_free_port, open_broker
 from edge_llm.errors import ConfigurationError
-from tests import brokers
+from tests import programs
 from tests.brokers import open_amqtt
 from tests.clients import RawClient
 from tests.programs import HOST, accepts, free_port, require_program
@@ -55,7 +55,7 @@ def test_tests_may_go_without_a_program_but_not_in_ci(
     monkeypatch: pytest.MonkeyPatch, ci: str, outcome: str
 ) -> None:
     monkeypatch.setenv("CI", ci)
-    monkeypatch.setattr(brokers, "_install", lambda _package: False)
+    monkeypatch.setattr(programs, "_install", lambda _package: False)
     with pytest.raises(BaseException, match="apt-get install no-such-broker") as caught:
         require_program("no-such-broker", "no-such-broker")
     assert type(caught.value).__name__ == outcome

@@ -18,6 +18,7 @@ from edge_llm.engine.export import export_model
 from edge_llm.engine.model import ModelDirectory
 from edge_llm.tiny import MODEL_DIR
 from tests.forward import open_forward
+from tests.programs import require_program
 from tests.tiny_random_model import write_checkpoint
 from tests.virtual_ax650 import cost_check
 from tests.virtual_ax650.build import build
@@ -54,6 +55,11 @@ MEMORY_EXECUTE_FAIL = 0x8030050C
 ENGINE_NULL, ENGINE_ILLEGAL, ENGINE_INVALID_INDEX = 0x80300702, 0x80300703, 0x80300781
 
 HELD_OUT = Path(__file__).parent / "data" / "tiny_held_out.jsonl"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiler() -> str:
+    return require_program("cc", "build-essential")
 
 
 @pytest.fixture(scope="module")
