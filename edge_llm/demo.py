@@ -16,10 +16,11 @@ __all__ = ["run_demo"]
 
 QUESTION = "Hello! Who are you, and what can you do?"
 
+# With -R, as amqtt sends whoever connects the retained messages of others' subscriptions.
 HOW_TO_TALK = """
 Talk to it from another terminal; {mqtt_host}:{mqtt_port} is MQTT, {url} is HTTP:
 
-  mosquitto_sub -h {mqtt_host} -p {mqtt_port} -t 'llm/response/button7' -C 1 &
+  mosquitto_sub -R -h {mqtt_host} -p {mqtt_port} -t 'llm/response/button7' -C 1 &
   mosquitto_pub -h {mqtt_host} -p {mqtt_port} -t 'llm/request/button7' \\
     -m 'Tell me a poem about the sea.'
 
@@ -61,10 +62,11 @@ async def run_demo(settings: Settings) -> None:
         if http.port != settings.http.port:
             _say(f"  (port {settings.http.port} is taken, so HTTP is on {http.port})")
         demo = settings.model_copy(update={"mqtt": mqtt, "http": http})
-        async with open_node(demo) as node, RemoteEngine(mqtt) as remote:
+        async with open_node(demo) as node:
             models = await node.engine.ready()
             _say(f"  model {models[0].id}, context {models[0].context_len} tokens\n")
-            await _ask(remote, begin)
+            async with RemoteEngine(mqtt) as remote:
+                await _ask(remote, begin)
             url = node.http.url if node.http else ""
             _say(HOW_TO_TALK.format(mqtt_host=host, mqtt_port=port, url=url, model=models[0].id))
             await asyncio.Event().wait()
