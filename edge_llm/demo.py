@@ -25,9 +25,9 @@ Talk to it from another terminal; {mqtt_host}:{mqtt_port} is MQTT, {url} is HTTP
     -m 'Tell me a poem about the sea.'
 
   curl {url}/v1/chat/completions -H 'Content-Type: application/json' \\
-    -d '{{"messages": [{{"role": "user", "content": "What is three plus four?"}}]}}'
+    -d '{{"messages": [{{"role": "user", "content": "What is 3 plus 4?"}}]}}'
 
-  edge-llm ask --port {mqtt_port} 'What will tomorrow bring?'
+  edge-llm ask --port {mqtt_port} 'Tell me my fortune.'
 
   python -c 'import openai; print(openai.OpenAI(base_url="{url}/v1", api_key="none") \
 .chat.completions.create(model="{model}", messages=[\
