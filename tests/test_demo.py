@@ -101,7 +101,12 @@ def test_the_printed_mosquitto_commands_work(demo: Demo) -> None:
     require_program("mosquitto_pub", "mosquitto-clients")
     subscribe = printed_command(demo, "mosquitto_sub")
     publish = printed_command(demo, "mosquitto_pub")
-    answer = run(f"{subscribe}\nsleep 0.5; {publish}\nwait")
+    # Asked again while nothing came, as a person would: on a loaded machine the subscription may
+    # be later than the question.
+    ask = (
+        f"for _ in 1 2 3 4 5; do sleep 1; {publish}; sleep 2; kill -0 $! 2>/dev/null || break; done"
+    )
+    answer = run(f"{subscribe}\n{ask}\nwait")
     assert "sea" in answer.lower()
 
 
