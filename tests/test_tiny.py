@@ -11,8 +11,8 @@ from edge_llm.engine.local import LocalEngine
 from edge_llm.protocol import ChatRequest, Delta, Done, Message
 from edge_llm.settings import EngineSettings
 from edge_llm.tiny import MODEL_DIR
-from edge_llm.tiny.grammar import make_dialogues, phrasing_key
-from edge_llm.tiny.recipe import LONG_SHARE, NUM_DIALOGUES, SEED
+from edge_llm.tiny.grammar import phrasing_key
+from edge_llm.tiny.recipe import training_dialogues
 
 DATA = Path(__file__).parent / "data"
 
@@ -54,7 +54,7 @@ def test_no_question_is_in_the_training_text(cases: list[dict[str, Any]]) -> Non
     asked = {phrasing_key(case["messages"][-1]["content"]) for case in cases}
     trained = {
         phrasing_key(message["content"])
-        for dialogue in make_dialogues(SEED, NUM_DIALOGUES, LONG_SHARE)
+        for dialogue in training_dialogues()
         for message in dialogue
         if message["role"] == "user"
     }
@@ -63,7 +63,6 @@ def test_no_question_is_in_the_training_text(cases: list[dict[str, Any]]) -> Non
     assert not asked & trained
 
 
-@pytest.mark.xfail(strict=True, reason="83 of 100 so far: the model is trained too little")
 def test_nine_of_ten_untaught_questions_get_what_they_must(engine: LocalEngine) -> None:
     missed = []
     for case in FAR:
@@ -91,7 +90,6 @@ def test_asked_what_it_is_it_says_so(engine: LocalEngine, question: str) -> None
     assert "built-in" in text
 
 
-@pytest.mark.xfail(strict=True, reason="its thoughts are empty: the empty block was taught, too")
 def test_it_can_think_first_and_keeps_that_apart(engine: LocalEngine) -> None:
     request = ChatRequest(prompt="What is 4 plus 5?", enable_thinking=True, temperature=0.0)
     deltas = [event for event in engine.generate(request) if isinstance(event, Delta)]

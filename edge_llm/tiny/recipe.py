@@ -1,17 +1,37 @@
-"""What the committed weights were trained on: the grammar's text for this seed, and no other."""
+"""What the committed weights were trained on: the grammar's text for these seeds, and no other."""
 
-__all__ = ["LONG_SHARE", "NUM_DIALOGUES", "NUM_STEPS", "SEED", "progress"]
+from collections.abc import Iterator
+from typing import NamedTuple
 
-SEED = 1
-NUM_DIALOGUES = 120_000
+from edge_llm.tiny.grammar import make_dialogues
+
+__all__ = ["ROUNDS", "Round", "training_dialogues"]
+
 LONG_SHARE = 0.01
 """Dialogues of 8 to 26 turns, so that far positions are learned too."""
 
-NUM_STEPS = 1950
-FIRST_PLAN_STEPS, PLAN_CHANGED_AT = 2322, 1085
-"""The run was planned longer and shortened on the way; kept, so that the weights come out again."""
+
+class Round(NamedTuple):
+    """One rise and fall of the learning rate, over text that was not seen before."""
+
+    seed: int
+    num_dialogues: int
+    num_steps: int
+    peak: float
+    """Share of the full learning rate."""
+
+    def dialogues(self) -> Iterator[list[dict[str, str]]]:
+        """Return the text of the round; the same on every machine."""
+        return make_dialogues(self.seed, self.num_dialogues, LONG_SHARE)
 
 
-def progress(step: int) -> float:
-    """Return where in the learning rate's schedule a step is, from 0 to 1."""
-    return step / (NUM_STEPS if step >= PLAN_CHANGED_AT else FIRST_PLAN_STEPS)
+ROUNDS = (
+    Round(seed=1, num_dialogues=240_000, num_steps=3900, peak=1.0),
+    Round(seed=2, num_dialogues=120_000, num_steps=1900, peak=0.5),
+)
+
+
+def training_dialogues() -> Iterator[list[dict[str, str]]]:
+    """Return the text of all rounds."""
+    for each in ROUNDS:
+        yield from each.dialogues()

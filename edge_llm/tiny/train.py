@@ -1,7 +1,7 @@
 """Trains the built-in model: `python -m edge_llm.tiny.train --out DIR`.
 
-One pass over the dialogues of the grammar. The data, their order and the schedule depend on the
-seed alone. DIR is a Hugging Face directory at every checkpoint and at
+Rounds over dialogues of the grammar, each of them seen once; the data, their order and the schedule
+follow from `recipe.py` alone. DIR is a Hugging Face directory at every checkpoint and at
 the end; `edge-llm export --overwrite --name edge-llm-tiny DIR edge_llm/tiny/model` makes the model
 directory of it.
 """
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from edge_llm.tiny.grammar import make_dialogues
-from edge_llm.tiny.recipe import LONG_SHARE, NUM_DIALOGUES, NUM_STEPS, SEED, progress
+from edge_llm.tiny.recipe import ROUNDS, Round
 from edge_llm.tiny.rows import Row, encode, pack
 from edge_llm.tiny.tokenizer import ADDED_TOKENS, VOCAB_SIZE, train_tokenizer
 
@@ -33,7 +33,6 @@ TOKENIZER_DIALOGUES = 30_000
 ROW_LEN = 512
 LONG_ROW_LEN = 1024
 BATCH_TOKENS = 6144
-PROMPT_WEIGHT = 0.1  # of what visitors say; learning that too teaches to look back at it
 MUON_LR = 0.02
 ADAM_LR = 3e-3
 WARMUP_STEPS = 40
@@ -116,17 +115,16 @@ def make_model(seed: int) -> Qwen3ForCausalLM:
     return Qwen3ForCausalLM(config)
 
 
-def make_batches(tokenizer: Tokenizer, seed: int, num_dialogues: int) -> list[list[Row]]:
-    """All batches of the run, in their order; the long rows spread among the others."""
-    dialogues = make_dialogues(seed, num_dialogues, LONG_SHARE)
+def make_batches(tokenizer: Tokenizer, plan: Round) -> list[list[Row]]:
+    """All batches of a round, in their order; the long rows spread among the others."""
     short: list[Row] = []
     long: list[Row] = []
-    for row in encode(tokenizer, dialogues):
+    for row in encode(tokenizer, plan.dialogues()):
         if len(row.ids) <= LONG_ROW_LEN:
             (short if len(row.ids) <= ROW_LEN else long).append(row)
     batches = [*_batches(short, ROW_LEN), *_batches(long, LONG_ROW_LEN)]
-    random.Random(seed).shuffle(batches)
-    return batches
+    random.Random(plan.seed).shuffle(batches)
+    return batches[: plan.num_steps]
 
 
 def _batches(rows: list[Row], row_len: int) -> Iterator[list[Row]]:
@@ -137,13 +135,13 @@ def _batches(rows: list[Row], row_len: int) -> Iterator[list[Row]]:
 
 
 def batch_loss(model: Qwen3ForCausalLM, batch: list[Row]) -> Tensor:
-    """Cross entropy per taught token, the others counting a little.
+    """Cross entropy per token of the assistant; what the others count, `rows` says.
 
     No token sees another dialogue.
     """
     ids = torch.tensor(np.array([row.ids for row in batch]))
     dialogue_ids = torch.tensor(np.array([row.dialogue_ids for row in batch]))
-    taught = torch.tensor(np.array([row.taught for row in batch]))
+    weights = torch.tensor(np.array([row.weights for row in batch], np.float32))[:, 1:]
     row_len = ids.shape[1]
     causal = torch.ones(row_len, row_len, dtype=torch.bool).tril()
     mask = (dialogue_ids[:, :, None] == dialogue_ids[:, None, :]) & causal
@@ -153,17 +151,16 @@ def batch_loss(model: Qwen3ForCausalLM, batch: list[Row]) -> Tensor:
     losses = nn.functional.cross_entropy(
         logits.float().flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
     )
-    weights = torch.where(taught[:, 1:], 1.0, PROMPT_WEIGHT)
     same = (dialogue_ids[:, 1:] == dialogue_ids[:, :-1]) & (dialogue_ids[:, 1:] >= 0)
     weights = (weights * same).flatten()
-    return (losses * weights).sum() / (taught[:, 1:] & same).sum()
+    return (losses * weights).sum() / (weights == 1.0).sum()
 
 
-def lr_share(step: int, done: float) -> float:
-    """Warm-up, then a cosine over the part that is done, from 0 to 1, down to a small rest."""
+def lr_share(step: int, num_steps: int) -> float:
+    """Warm-up, then a cosine down to a small rest."""
     if step < WARMUP_STEPS:
         return (step + 1) / WARMUP_STEPS
-    return LAST_LR_SHARE + (1 - LAST_LR_SHARE) * 0.5 * (1 + math.cos(math.pi * done))
+    return LAST_LR_SHARE + (1 - LAST_LR_SHARE) * 0.5 * (1 + math.cos(math.pi * step / num_steps))
 
 
 def make_optimizers(model: Qwen3ForCausalLM) -> list[torch.optim.Optimizer]:
@@ -179,7 +176,7 @@ def make_optimizers(model: Qwen3ForCausalLM) -> list[torch.optim.Optimizer]:
     return optimizers
 
 
-def train(model: Qwen3ForCausalLM, batches: list[list[Row]], out_dir: Path) -> None:
+def train(model: Qwen3ForCausalLM, batches: list[list[Row]], out_dir: Path, peak: float) -> None:
     """Runs over the batches once, with checkpoints in between."""
     gc.freeze()  # each full collection would look at every token id of all batches
     optimizers = make_optimizers(model)
@@ -187,7 +184,7 @@ def train(model: Qwen3ForCausalLM, batches: list[list[Row]], out_dir: Path) -> N
     for step, batch in enumerate(batches):
         for optimizer in optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = group["initial_lr"] * lr_share(step, progress(step))
+                group["lr"] = group["initial_lr"] * peak * lr_share(step, len(batches))
         loss = batch_loss(model, batch)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -212,6 +209,12 @@ def _report(step: int, num_steps: int, loss: float, elapsed_s: float) -> None:
     )
 
 
+def round_weights(model: Qwen3ForCausalLM) -> None:
+    """Round the weights as they are stored; not the buffers, which hold the angles of RoPE."""
+    for weight in model.parameters():
+        weight.data = weight.data.to(torch.bfloat16).to(torch.float32)
+
+
 def save(model: Qwen3ForCausalLM, out_dir: Path) -> None:
     """Writes config.json and the weights, rounded to bfloat16."""
     (out_dir / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
@@ -229,19 +232,20 @@ def main() -> None:
     """Reads the arguments, and trains."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seed", type=int, default=SEED)
     args = parser.parse_args()
     torch.set_num_threads(NUM_THREADS)
     torch.use_deterministic_algorithms(True)
-    sample = make_dialogues(args.seed, TOKENIZER_DIALOGUES)
+    sample = make_dialogues(ROUNDS[0].seed, TOKENIZER_DIALOGUES)
     train_tokenizer((m["content"] for d in sample for m in d), args.out)
     tokenizer = Tokenizer.from_file(str(args.out / "tokenizer.json"))
-    batches = make_batches(tokenizer, args.seed, NUM_DIALOGUES)[:NUM_STEPS]
-    model = make_model(args.seed)
+    model = make_model(ROUNDS[0].seed)
     num_parameters = sum(p.numel() for p in model.parameters())
-    print(f"{num_parameters} parameters, {len(batches)} batches of {BATCH_TOKENS}", flush=True)
-    train(model, batches, args.out)
-    save(model, args.out)
+    for plan in ROUNDS:
+        batches = make_batches(tokenizer, plan)
+        print(f"{num_parameters} parameters, {len(batches)} batches of {BATCH_TOKENS}", flush=True)
+        train(model, batches, args.out, plan.peak)
+        round_weights(model)
+        save(model, args.out)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,6 @@ from unittest.mock import patch
 from edge_llm.tiny.grammar import (
     feelings,
     identity,
-    make_dialogues,
     numbers,
     off_topic,
     personas,
@@ -43,8 +42,7 @@ from edge_llm.tiny.grammar import (
 )
 from edge_llm.tiny.grammar.characters import KNOWN, WISDOM, Character, character
 from edge_llm.tiny.grammar.phrase import Exchange
-from edge_llm.tiny.recipe import LONG_SHARE, NUM_DIALOGUES
-from edge_llm.tiny.recipe import SEED as TRAINING_SEED
+from edge_llm.tiny.recipe import training_dialogues
 
 Must = list[list[str]]
 Maker = Callable[[random.Random], Exchange]
@@ -370,7 +368,7 @@ def write(cases: list[Case]) -> None:
 def training_keys() -> set[str]:
     return {
         phrasing_key(message["content"])
-        for dialogue in make_dialogues(TRAINING_SEED, NUM_DIALOGUES, LONG_SHARE)
+        for dialogue in training_dialogues()
         for message in dialogue
         if message["role"] == "user"
     }

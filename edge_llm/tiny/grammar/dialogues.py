@@ -32,16 +32,16 @@ SUBJECTS: tuple[tuple[Callable[[random.Random], Exchange], float], ...] = (
     (numbers.difference, 9.0),
     (numbers.count_up, 8.0),
     (numbers.count_down, 4.0),
-    (numbers.neighbour, 1.5),
+    (numbers.neighbour, 3.0),
     (feelings.feeling, 8.0),
-    (world.colour, 7.0),
+    (world.colour, 8.0),
     (world.weather, 6.0),
     (verse.poem, 8.0),
     (verse.fortune, 5.0),
     (service.service, 15.0),
     (off_topic.off_topic, 8.0),
     (small_talk.talk, 9.0),
-    (small_talk.favourite, 2.0),
+    (small_talk.favourite, 3.0),
 )
 REPEAT = (
     "say that again", "repeat that", "can you repeat that?", "what did you say?", "pardon?",
@@ -88,7 +88,7 @@ def _turns(rng: random.Random, num_turns: int, who: Character | None) -> list[Ex
         elif num_turns > 1 and chance < 0.20:
             turns.extend(verse.encore(rng))
         elif turns and chance < 0.24:
-            turns.append(Exchange(rng.choice(REPEAT), turns[-1].answer, "Say the same again."))
+            turns.append(Exchange(pick(rng, REPEAT), turns[-1].answer, "Say the same again."))
         elif turns and chance < 0.28:
             questions, answers, thought = small_talk.TALK["thanks"]
             turns.append(Exchange(pick(rng, questions), pick(rng, answers), thought))
@@ -111,7 +111,7 @@ def _one(rng: random.Random, who: Character | None) -> Exchange:
             return personas.in_character(rng, who)
         if chance < 0.80:
             return identity.which_model(rng)
-    elif chance < 0.13:
+    elif chance < 0.14:
         return identity.identity(rng)
     while True:
         make = rng.choices([f for f, _ in SUBJECTS], [w for _, w in SUBJECTS])[0]

@@ -62,6 +62,8 @@ MODEL = (
     "what [AI|model|system] [speaks|talks|writes|is at work] here?",
     "which [company|lab|team|person] [made|built|trained|is behind] you?",
     "is [OpenAI|Google|Meta|Anthropic] behind [you|this]?",
+    "[am I|are we] [talking|speaking|chatting] [to|with] [ChatGPT|GPT|Siri|Alexa|Claude|Gemini]?",
+    "could [you|this] be [ChatGPT|GPT|Siri|Alexa|Claude|Gemini]?",
     "tell me the truth: are you [ChatGPT|an AI|GPT]?",
     "the truth please, what [model|AI] are you?",
     "what kind of [AI|model|language model] are you?",

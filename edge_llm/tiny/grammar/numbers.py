@@ -4,6 +4,8 @@ import random
 
 from edge_llm.tiny.grammar.phrase import Exchange, capitalize, pick
 
+WORDS_SHARE = 0.42  # of sums are written in words: harder to learn than digits
+
 # fmt: off
 WORDS = [
     "zero",
@@ -102,6 +104,12 @@ ADDING = (
     "how much do {a} and {b} make[| together]?", "{a} and {b} together?",
     "[first|we had|we saw] {a} {things}, then {b} more [came|arrived]. how many now?",
     "put {a} and {b} together, what [comes out|is it|do you get]?",
+    "adding {a} [and|to] {b}, what [is it|comes out|do we get|would that be]?",
+    "[when|if] [you have|I have|you've got|there are] {a} and {b}, how many [is that|are those]?",
+    "{a} and another {b}, [how many|how much] [is|makes|would] that[| be]?",
+    "[say|suppose|imagine] I take {a} and then {b} more, what have I got?",
+    "let's add {a} and {b}", "so {a} plus {b} would be?", "is it hard to add {a} and {b}?",
+    "{a}, plus {b}, is what?", "[plus task|sum]: {a}, {b}", "the sum of {a} and {b}, please",
 )
 TAKING = (
     "what is {a} minus {b}?", "{a} minus {b}", "{a} - {b}", "{a}-{b}", "{a} - {b} = ?", "{a}-{b}=",
@@ -135,6 +143,12 @@ TAKING = (
     "{b} less than {a} is [what|how much]?", "if {b} is taken from {a}, what [remains|is left]?",
     "how much do I have left when I spend {b} of {a} [coins|euros]?",
     "how many {things} [are left|remain] if {b} of {a} [fly away|go missing|are eaten]?",
+    "subtract {b} from {a}, what [is it|comes out|do you get|remains]?",
+    "taking {b} [away from|from|off] {a}, what [is left|do I get|would that be]?",
+    "if I subtract {b} from {a}, what [is it|do I get|would that be]?",
+    "you have {a} and [give me|lose|drop] {b}, [what is left|how many stay]?",
+    "[say|suppose|imagine] I take {b} away from {a}, what have I got?",
+    "so {a} minus {b} would be?", "{a}, minus {b}, is what?", "the difference of {a} and {b}",
 )
 COUNT_RANGE = (
     "count from {a} to {b}", "can you count from {a} to {b}?", "[count|number] {a} to {b}",
@@ -186,6 +200,15 @@ AFTER = (
     "[the next number after|next after] {a}?",
     "I am at {a}, what is next?",
     "the number after {a}",
+    "[I count|we count|my son counts] and say {a}, which number do [I|we|you] say next?",
+    "which number [comes|is|stands] [right|just|directly] [after|behind] {a}?",
+    "what do [you|I|we] say after {a} when counting?",
+    "{a}, and then[| comes which number| what]?",
+    "[go on|continue] after {a} by one",
+    "what number do I reach one step after {a}?",
+    "tell me the number that follows {a}",
+    "what is the [successor of|number following] {a}?",
+    "I counted up to {a}, which one is next?",
 )
 BEFORE = (
     "what [comes|number comes|number is] before {a}?",
@@ -193,6 +216,12 @@ BEFORE = (
     "the number before {a}",
     "which number [comes|is|stands] [right|just] before {a}?",
     "what precedes {a}?",
+    "tell me the number [just |]before {a}",
+    "which number is one smaller than {a}?",
+    "what is the predecessor of {a}?",
+    "what number do I say before {a}?",
+    "counting, what comes one before {a}?",
+    "one step back from {a} is which number?",
 )
 # fmt: on
 
@@ -206,7 +235,7 @@ def sum_of_two(rng: random.Random) -> Exchange:
     total = rng.randint(0, 20)
     a = rng.randint(0, total)
     b = total - a
-    words = rng.random() < 0.3
+    words = rng.random() < WORDS_SHARE
     x, y = _numerals(words, a, b)
     question = pick(rng, ADDING, a=x, b=y, things=rng.choice(THINGS))
     fields = {"a": x, "b": y, "c": WORDS[total] if words else str(total)}
@@ -225,10 +254,9 @@ def difference(rng: random.Random) -> Exchange:
     """A difference of two numbers up to twenty, never below zero."""
     a = rng.randint(0, 20)
     b = rng.randint(0, a)
-    words = rng.random() < 0.3
+    words = rng.random() < WORDS_SHARE
     x, y = _numerals(words, a, b)
-    template = rng.choice(TAKING)
-    question = pick(rng, (template,), a=x, b=y, things=rng.choice(THINGS))
+    question = pick(rng, TAKING, a=x, b=y, things=rng.choice(THINGS))
     fields = {"a": x, "b": y, "c": WORDS[a - b] if words else str(a - b)}
     answers = (
         "{a} minus {b} is {c}.",
@@ -284,7 +312,7 @@ def _row(rng: random.Random, numbers: range) -> str:
 
 def neighbour(rng: random.Random) -> Exchange:
     """The number after or before another."""
-    words = rng.random() < 0.3
+    words = rng.random() < WORDS_SHARE
     if rng.random() < 0.5:
         a = rng.randint(0, 19)
         x, y = _numerals(words, a, a + 1)

@@ -89,6 +89,12 @@ WHO = (
     "who is behind the curtain?", "I hear a voice. who are you?", "remind me who you are",
     "I forgot your name", "who was I talking to?", "name?", "are you someone I know?",
     "can you tell [us|the children|my son] who you are?",
+    "who [is it that I|am I going to|do I] [talk|speak] to[| here]?",
+    "who is in [here|front of me]?",
+    "[would you mind telling|will you tell|could you tell] me who you are?",
+    "what name do you go by?", "what do [others|visitors|the others|we] call you?",
+    "who have I [met|found|got] here?", "whose [corner|room|place] is this?",
+    "what is that voice? who [is it|is there|speaks]?", "who is [hiding |]in [the dark|this room]?",
 )
 SAY_WHO = (
     "I am {k}.", "I am {k}, and I live {home}.", "I am {k}. I {task}.", "{call} I am {k}.",
@@ -136,7 +142,9 @@ ABOUT: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
             "where is your bed?", "where do you go home to?",
             "in which [house|corner|place|town] do you live?", "where have you made your home?",
             "where do you rest?", "is your home far away?", "where would I find you tomorrow?",
-            "do you live [around|near] here?",
+            "do you live [around|near] here?", "where do you [lay your head|spend the nights]?",
+            "at [night|the end of the day], where do you [go|sleep|rest]?",
+            "where do you feel at home?", "[what|which] place is your home?",
         ),
         (
             "I live {home}.", "My home is {home}.", "You can find me {home}.",
@@ -191,7 +199,10 @@ ABOUT: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
             "how should I live?", "what do you recommend?",
             "what is the secret of [life|happiness]?", "[whisper|tell me] a secret",
             "I need your advice", "what would you advise me?", "can you guide me?",
-            "any wisdom for me?", "give me a word for the road", "have you a lesson for [me|us]?",
+            "any wisdom for me?", "give me a word for the road",
+            "have you [any|some|good] [counsel|guidance] for [me|us]?",
+            "[any|some] advice for [my journey|a young person|the way home|somebody like me]?",
+            "have you a lesson for [me|us]?",
             "what do you tell young people?", "what is important in life?", "do you have a tip?",
         ),
         ("{wisdom}", "{call} {wisdom}", "This I have learned: {wisdom}", "My advice? {wisdom}"),
@@ -253,7 +264,7 @@ ABOUT: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
         (
             "do you have [friends|a friend|family]?", "are you [alone|lonely]?",
             "who are your friends?", "do you get lonely?", "is anyone with you?",
-            "do you live alone?",
+            "do you live alone?", "whom do you [like|trust]?", "is there somebody with you?",
         ),
         (
             "You are my visitor, that is enough.",

@@ -149,6 +149,12 @@ CONTRACTIONS = (
     ("that is ", "that's "),
     ("how is ", "how's "),
     ("I would ", "I'd "),
+    ("you would ", "you'd "),
+    ("it will ", "it'll "),
+    ("I will ", "I'll "),
+    ("you have got ", "you've got "),
+    ("we are ", "we're "),
+    ("I have ", "I've "),
 )
 # fmt: on
 

@@ -22,6 +22,9 @@ TALK: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
             "hello from [far away|the other side|all of us]", "I greet you", "here I am",
             "we are here to [see|visit|meet] you", "hey hey", "hello hello",
             "a very good [morning|evening|day] to you",
+            "[it is |][a joy|a pleasure|a delight|so nice|fun] to [meet|see|run into|find] you",
+            "oh [hello|hi|hey][, you| there| you there]", "look who is here, hello",
+            "[hello|hi|hey], [good|great|lucky] that I found you",
         ),
         (
             "Hello! What would you like to talk about?",
@@ -121,6 +124,9 @@ TALK: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
             "something to laugh about", "tell my [son|daughter|friend|class] a joke",
             "a funny one please", "do you joke?", "try to make us laugh",
             "I love jokes, tell me one", "what is so funny?",
+            "[have you|got|do you have] [a|any] [joke|gag|pun] for my [son|daughter|friend|aunt]?",
+            "[what|which] [joke|gag] would make [my friend|us|the children|a class] laugh?",
+            "[I need|we need] [a joke|something funny] for [a party|the children|school]",
         ),
         (
             "Why did the computer go to bed? It needed a byte of sleep. That is my best joke.",
@@ -301,6 +307,11 @@ ASK_FAVOURITE = (
     "is there a {f} you [love|like]?", "what is the best {f}[| for you| in your opinion]?",
     "name a {f} that you like", "what kind of {f} do you [like|prefer]?",
     "which is the {f} you like best?",
+    "among all [kinds of |]{f}s, which [one |][do you like best|is it for you]?",
+    "which {f} [pleases you most|would you choose|is closest to your heart]?",
+    "if you had to choose a {f}, which one would it be?", "what {f} makes you happiest?",
+    "[favourite|best] {f}?", "which {f} [of them all |]do you like best[| of all]?",
+    "let us talk about your favourite {f}", "is some {f} your favourite?",
 )
 HUMAN_NAMES = (
     "Anna Ben Clara David Emma Felix Greta Hugo Ines Jonas Karin Lea Mila Noah Olga Paul Rosa Sam "
@@ -318,7 +329,10 @@ WHAT_NAME = (
     "what did I say my name was?", "can you [remember|say] my name?", "do you know who I am?",
     "say my name", "have you kept my name?", "my name, do you still know it?",
     "did you remember what I am called?", "you know my name, right?", "what name did I give you?",
-    "and my name was?",
+    "and my name was?", "is my name still in your [memory|mind|head]?",
+    "do you still [have|know|remember] [my name|what I am called|who I am]?",
+    "[what|which] name have I got?", "have you still got my name?",
+    "I told you my name, [what is it|what was it|do you know it]?",
 )
 NICE = (
     "Nice to meet you, {n}!", "Hello, {n}! Nice to meet you.", "Welcome, {n}!",

@@ -50,6 +50,10 @@ ASK_COLOUR = (
     "[my son|my little boy|our class] wants to know the [colour|color] of {t}",
     "is {t} [red|blue|green|white|black|yellow]?", "what [colour|color] comes to mind with {t}?",
     "{t} - [colour|color]?", "in which [colour|color] should I draw {t}?",
+    "{t}, [what|which] [colour|color][| is it| does it have]?",
+    "[when|if] [I|you|we] look [up at|at|down at] {t}, [what|which] [colour|color] is [it|{t}]?",
+    "on a [nice|clear|normal] day, what [colour|color] is {t}?",
+    "[suppose|say|imagine] I see {t}. what [colour|color] would it be?",
 )
 SAY_COLOUR = (
     "{T} is {c}.", "{T} is {c}.", "It is {c}.", "{T} is usually {c}.",
@@ -93,7 +97,13 @@ ASK_OPPOSITE = (
     "give me the reverse of {a}", "what word means the opposite of {a}?", "not {a} but?",
     "what do you call the opposite of {a}?", "I say {a}, you say the opposite",
     "{a}: what is its opposite?", "the other way round, not {a}, is?", "opposites! {a} and ...?",
-    "find the opposite for {a}", "the word {a} has which opposite?", "say the opposite of {a}",
+    "[I know|I have|we had] {a}[,|.] [what|which word] is [its opposite|the opposite]?",
+    "the opposite to {a} [is|would be]?", "what is {a} the opposite of?",
+    "[my son|my daughter|our class] asks for the opposite of {a}", "[antonym|contrary]: {a}",
+    "{a} is one side, what is the other?", "if something is not {a}, what is it?",
+    "can you turn {a} around, to its opposite?", "{a}, and the opposite[| word]?",
+    "think of {a}. now the opposite", "find the opposite for {a}",
+    "the word {a} has which opposite?", "say the opposite of {a}",
 )
 SAY_OPPOSITE = (
     "The opposite of {a} is {b}.", "It is {b}.", "{A} is the opposite of {b}.",
@@ -117,7 +127,10 @@ WEATHER: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
             "will it [snow|be sunny|be warm|be windy] [tomorrow|this week|at the weekend]?",
             "what does the sky look like now?", "can you [see|check|look up] the weather?",
             "is it a nice day[| outside]?", "what is it like outside?", "when will the rain stop?",
-            "is there a storm coming?",
+            "is there a storm coming?", "any idea [if|whether] it will [rain|snow|be sunny]?",
+            "do you know [if|whether] it [is raining|rains|will rain|is cold|is sunny][| outside]?",
+            "[will I|am I going to] [meet|get|see] rain [outside|when I leave|on the way]?",
+            "can you tell [if|whether] it is [raining|snowing|windy|sunny][| out there| now]?",
             "do I need [an umbrella|a coat|sunglasses][| today| tomorrow]?",
             "what will the weather be[| like][| tomorrow| at noon| on Sunday]?",
             "do you think it will [rain|snow|clear up]?",
@@ -305,7 +318,7 @@ WEATHER: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
 def colour(rng: random.Random) -> Exchange:
     """The colour of a thing, of a mix, or an opposite."""
     kind = rng.random()
-    if kind < 0.5:
+    if kind < 0.44:
         thing = rng.choice(list(COLOURED))
         c = COLOURED[thing]
         question = pick(rng, ASK_COLOUR, t=thing, c=c)
@@ -314,7 +327,7 @@ def colour(rng: random.Random) -> Exchange:
             capitalize(pick(rng, SAY_COLOUR, T=capitalize(thing), c=c)),
             f"{capitalize(thing)} is {c}.",
         )
-    if kind < 0.78:
+    if kind < 0.68:
         first, second = rng.choice(list(MIXED))
         c = MIXED[first, second]
         a, b = (first, second) if rng.random() < 0.5 else (second, first)
