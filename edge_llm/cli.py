@@ -1,4 +1,4 @@
-"""The commands: serve, demo, ask, export."""
+"""The commands: serve, demo, ask, doctor, export."""
 
 import argparse
 import asyncio
@@ -26,6 +26,7 @@ A language model for art installations: MQTT in, generated text out.
   edge-llm serve                    serve the broker of this machine, and HTTP on port 8000
   edge-llm serve --model DIR        ... with a model of yours
   edge-llm ask "Who are you?"       ask a node over MQTT; the answer streams to the terminal
+  edge-llm doctor --model DIR       say what a model needs, and how fast it will be
   edge-llm export HF_DIR OUT        make a model directory of Hugging Face weights (Qwen2, Qwen3)
 """
 
@@ -116,6 +117,21 @@ def _make_parser() -> argparse.ArgumentParser:
     ask.add_argument("--timeout", type=float, default=120.0, metavar="S", help="seconds of silence")
     ask.set_defaults(command=_ask)
 
+    doctor = commands.add_parser(
+        "doctor",
+        help="examine a model and the card",
+        description="Say of a model directory: is it complete, what geometry it has, what memory "
+        "it needs, what runs it, how fast it will be.",
+    )
+    _add_config(doctor)
+    doctor.add_argument("--model", type=Path, metavar="DIR", help="model directory to examine")
+    doctor.add_argument(
+        "--load",
+        action="store_true",
+        help="load all of it, and find out how the card can be driven; stop the service before",
+    )
+    doctor.set_defaults(command=_doctor)
+
     export = commands.add_parser(
         "export",
         help="make a model directory of Hugging Face weights",
@@ -190,6 +206,18 @@ async def _ask_once(settings: Settings, args: argparse.Namespace) -> None:
             if isinstance(event, Delta):
                 print(event.text, end="", flush=True)
         print()
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from edge_llm.engine.doctor import examine
+    from edge_llm.engine.model import ModelDirectory
+    from edge_llm.tiny import MODEL_DIR
+
+    settings = load_settings(args.config).engine.worker
+    directory = ModelDirectory(args.model or settings.model or MODEL_DIR)
+    for heading, text in examine(directory, settings, load=args.load):
+        print(f"{heading:<11}{text}", flush=True)
+    return 0
 
 
 def _export(args: argparse.Namespace) -> int:

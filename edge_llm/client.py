@@ -87,6 +87,11 @@ class RemoteEngine:
         return "ready" if self._online else "restarting"
 
     @property
+    def activity(self) -> str:
+        """Whether a node is there; what it does, its own topic says."""
+        return "idle" if self._online else "offline"
+
+    @property
     def models(self) -> tuple[ModelInfo, ...]:
         """The models of all nodes that are online."""
         return tuple(

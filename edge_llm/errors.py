@@ -19,6 +19,8 @@ EdgeLLMError                     internal
 │   ├── NodeOfflineError         node_offline
 │   └── BrokerError              broker_unavailable
 ├── EngineFailedError            engine_failed: the worker died too often on this request
+├── DeviceError                  device_error: the accelerator failed a call
+│   └── DeviceLostError          device_lost: and does nothing more until it is reset
 └── ConfigurationError           configuration: settings or command line
     └── ModelError               model_error: a model directory that cannot be used
 """
@@ -29,6 +31,8 @@ __all__ = [
     "BrokerError",
     "ConfigurationError",
     "ContextOverflowError",
+    "DeviceError",
+    "DeviceLostError",
     "DuplicateIdError",
     "EdgeLLMError",
     "EngineFailedError",
@@ -188,6 +192,37 @@ class EngineFailedError(EdgeLLMError):
     """The worker process died too often while it was working on this request."""
 
     code = "engine_failed"
+
+
+class DeviceError(EdgeLLMError):
+    """The accelerator failed a call; the next one may succeed.
+
+    Attributes:
+        device_code: what its runtime returned, as an unsigned number; 0 if nothing was called.
+        is_lost: the device does nothing more until it is reset.
+    """
+
+    code = "device_error"
+    retryable = True
+    is_lost = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+        device_code: int = 0,
+    ) -> None:
+        super().__init__(message, param=param, retry_after_s=retry_after_s)
+        self.device_code = device_code
+
+
+class DeviceLostError(DeviceError):
+    """The accelerator is dead, or hangs, until it is reset."""
+
+    code = "device_lost"
+    is_lost = True
 
 
 class ConfigurationError(EdgeLLMError):

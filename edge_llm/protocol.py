@@ -322,6 +322,10 @@ class ModelInfo(_Told):
     vocab_size: int
     quantization: str | None = None
     """How the weights are stored, if the model says so."""
+    runtime: str | None = None
+    """What runs it: ``onnx``, ``axcl`` or ``axengine``, and how."""
+    kv_slots: int | None = None
+    """How many conversations keep their prefix at a time."""
 
 
 class NodeInfo(_Told):
@@ -350,6 +354,7 @@ class Topics:
         self.request_filters = (f"{prefix}/request/+", f"{prefix}/request/+/+")
         self.cancel_filters = (f"{prefix}/cancel/+", f"{prefix}/cancel/+/+")
         self.status = f"{prefix}/node/{node}/status"
+        self.activity = f"{prefix}/node/{node}/activity"
         self.info = f"{prefix}/node/{node}/info"
         self.error = f"{prefix}/node/{node}/error"
 

@@ -42,6 +42,7 @@ log = structlog.get_logger()
 _Copy = tuple[int, int, str, int]  # what is the same in each copy of a message
 
 MORE_COPIES = 64  # remembered beyond what may be unacknowledged at once
+ACTIVITY_EVERY_S = 0.2
 ONLINE, OFFLINE = b"online", b"offline"  # Home Assistant's default availability payloads
 
 
@@ -63,6 +64,7 @@ class Service:
         # Final messages that the broker may not have yet.
         self._unconfirmed: dict[str, tuple[Publication, asyncio.Future[None]]] = {}
         self._cancelled: set[str] = set()
+        self._announced = ""
         self._cleared: set[str] = set()  # retained messages whose clearing we will hear of
         # What was acknowledged last, and whether the connection broke before.
         self._acknowledged: dict[_Copy, bool] = {}
@@ -88,13 +90,16 @@ class Service:
             try:
                 async with asyncio.TaskGroup() as self._tasks:
                     self._tasks.create_task(self._announce_models(), name="mqtt.models")
+                    self._tasks.create_task(self._announce_activity(), name="mqtt.activity")
                     async with aclosing(self._mqtt.messages()) as messages:
                         async for publication in messages:
                             self._take(publication)
             finally:
+                self._mqtt.publish(topics.activity, OFFLINE, 1, retain=True)
                 self._mqtt.publish(topics.status, OFFLINE, 1, retain=True)
 
     def _announce(self) -> None:
+        self._announced = ""  # a broker that was restarted may have lost it
         self._mqtt.publish(self._topics.status, ONLINE, 1, retain=True)
         info = self._info.model_dump_json(exclude_none=True)
         self._mqtt.publish(self._topics.info, info, 1, retain=True, content_type="application/json")
@@ -105,6 +110,15 @@ class Service:
             self._info = self._info.model_copy(update={"models": models})
             await self._mqtt.wait_until_connected()
             self._announce()
+
+    async def _announce_activity(self) -> None:
+        """Publish what the engine does, each time that it is something else."""
+        while True:
+            await self._mqtt.wait_until_connected()
+            if (activity := self._engine.activity) != self._announced:
+                self._announced = activity
+                self._mqtt.publish(self._topics.activity, activity, 1, retain=True)
+            await asyncio.sleep(ACTIVITY_EVERY_S)
 
     def _take(self, publication: Publication) -> None:
         if self._is_no_business(publication) or self._was_acknowledged(publication):

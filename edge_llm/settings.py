@@ -117,6 +117,18 @@ class WorkerSettings(_Section):
 
     model: Path | None = None
     """Model directory; the built-in model if none is given."""
+    runtime: Literal["auto", "axcl", "axengine", "onnx"] = "auto"
+    """What runs the graphs; auto goes by the files, and by what is installed."""
+    axcl_library: Path | None = None
+    """The card's ``libaxcl_rt.so``; found where the vendor's package puts it if not given."""
+    device: Annotated[int, Field(ge=0, le=255)] = 0
+    """Which card, counted from 0."""
+    kv_slots: Annotated[int, Field(ge=1, le=64)] = 4
+    """Most conversations whose prefix is kept at a time; fewer if memory is short."""
+    self_test: bool = True
+    """Find out at load which fast ways of driving the card are right; else take the safe way."""
+    hang_timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    """How long a step may take before the worker is taken for hung, in seconds."""
     threads: Annotated[int, Field(ge=1, le=64)] | None = None
     """CPU threads of the ONNX Runtime; chosen by the size of the model if not given."""
     stop_timeout_s: Annotated[float, Field(gt=0)] = 20.0

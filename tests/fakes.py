@@ -17,12 +17,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from edge_llm.engine import EngineState
-from edge_llm.engine.generation import HIDDEN, ModelRunner
+from edge_llm.engine.generation import ModelRunner
 from edge_llm.engine.local import LocalEngine
 from edge_llm.engine.model import EmbeddingTable, Geometry
 from edge_llm.engine.prompt import Prompter
-from edge_llm.npu.layer import HostLayer
+from edge_llm.npu.host import HostStack
 from edge_llm.npu.session import TensorInfo
+from edge_llm.npu.stack import HIDDEN
 from edge_llm.protocol import ChatRequest, Delta, Done, Event, Message, ModelInfo, Started
 from edge_llm.settings import EngineSettings
 from tests.tiny_random_model import write_checkpoint
@@ -217,8 +218,7 @@ class FakeModel:
         self.post = FakePost(self.seed)
         history_len = self.groups[0][1]
         self.runner = ModelRunner(
-            layers=[HostLayer(layer) for layer in self.layers],
-            post=self.post,
+            stack=HostStack(self.layers, self.post),
             embedding=FakeEmbedding(self.seed),
             geometry=Geometry(
                 num_layers=NUM_LAYERS,
@@ -326,6 +326,7 @@ class ScriptedEngine:
         self.script = list(script)
         self.models = tuple(models)
         self.state: EngineState = "ready"
+        self.activity = "idle"
         self.requests: list[ChatRequest] = []
         """In the order in which they began."""
         self.num_running = 0

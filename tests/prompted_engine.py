@@ -23,6 +23,7 @@ class PromptedEngine:
     error: Exception | None = None
     release: asyncio.Event = field(default_factory=asyncio.Event)
     state: EngineState = "ready"
+    activity: str = "idle"
     models: tuple[ModelInfo, ...] = (ModelInfo(id="tiny", context_len=512, vocab_size=1000),)
 
     async def ready(self) -> tuple[ModelInfo, ...]:

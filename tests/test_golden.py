@@ -13,7 +13,7 @@ import pytest
 from edge_llm.engine.export import export_model
 from edge_llm.engine.generation import ModelRunner
 from edge_llm.engine.model import ModelDirectory
-from edge_llm.npu.layer import HostLayer
+from edge_llm.npu.host import HostStack
 from edge_llm.npu.onnx import OnnxSession
 from edge_llm.tiny import MODEL_DIR
 from tests.tiny_random_model import write_checkpoint
@@ -45,8 +45,7 @@ def open_runner(path: Path, chunk_len: int) -> ModelRunner:
     post = OnnxSession(directory.post)
     geometry = directory.read_geometry(layers, post)
     return ModelRunner(
-        layers=[HostLayer(layer) for layer in layers],
-        post=post,
+        stack=HostStack(layers, post),
         embedding=directory.open_embedding(geometry),
         geometry=geometry,
     )

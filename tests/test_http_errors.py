@@ -40,6 +40,7 @@ class FailingEngine:
     """Fails each request with the next of its errors, and answers when there are none left."""
 
     state: EngineState = "ready"
+    activity = "idle"
     models = (ModelInfo(id="tiny", context_len=512, vocab_size=1000),)
 
     def __init__(self) -> None:

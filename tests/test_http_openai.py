@@ -39,6 +39,7 @@ class ScriptedEngine:
     def __init__(self, *script: Step) -> None:
         self.script: list[Step] = list(script)
         self.state: EngineState = "ready"
+        self.activity = "idle"
         self.models: tuple[ModelInfo, ...] = (
             ModelInfo(id="tiny", context_len=512, vocab_size=1000, quantization="int8"),
         )

@@ -1,10 +1,9 @@
 """A model in this process: what a request turns into, step by step."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
-import numpy as np
 import pytest
 from numpy.typing import NDArray
 
@@ -48,15 +47,16 @@ class Said(FakeModel):
     def __init__(self, token_ids: Sequence[int]) -> None:
         super().__init__()
         self.said = list(token_ids)
-        runner, logits = self.runner, self.runner._logits
+        compute = self.post.run
 
-        def say(hidden: NDArray[Any], row: int) -> NDArray[np.float32]:
-            scores = logits(hidden, row)
-            scores[:] = 0
-            scores[self.said.pop(0)] = 50
-            return scores
+        def say(feed: Mapping[str, NDArray[Any]], group: int = 0) -> dict[str, NDArray[Any]]:
+            outputs = compute(feed, group)
+            for scores in outputs.values():
+                scores[:] = 0
+                scores[..., self.said.pop(0)] = 50
+            return outputs
 
-        runner._logits = say  # type: ignore[method-assign]
+        self.post.run = say  # type: ignore[method-assign]
 
 
 def said(token_ids: Sequence[int], **fields: Any) -> list[Event]:

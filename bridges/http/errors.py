@@ -11,6 +11,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from edge_llm.errors import (
+    DeviceLostError,
     EdgeLLMError,
     ExpiredError,
     InvalidRequestError,
@@ -30,6 +31,7 @@ STATUSES: dict[type[EdgeLLMError], int] = {  # a class without an entry has its 
     UnknownModelError: 404,
     ExpiredError: 410,  # not 408 or 504, which clients repeat: nobody waits for it any more
     UnavailableError: 503,
+    DeviceLostError: 503,
 }
 
 RETRY_AFTER_S = 5.0

@@ -12,6 +12,8 @@ __all__ = ["Answer"]
 class Answer:
     """Sorts tokens into reasoning and answer; ``ended`` when the model or a stop string says so.
 
+    ``text`` is what has been said of the answer so far, without its reasoning.
+
     Thinking tags are found by token id, so text that merely looks like one is text.
 
     Args:
@@ -24,6 +26,7 @@ class Answer:
         self, prompter: Prompter, stop: Sequence[str], prompt_ids: Sequence[int] = ()
     ) -> None:
         self.ended = False
+        self.text = ""
         self._prompter = prompter
         self._stop = StopStrings(stop)
         self._reasoning = _is_open(prompt_ids, prompter)
@@ -50,6 +53,7 @@ class Answer:
         if self._reasoning:
             return Delta(reasoning=self._without_last_gap(text), token_ids=(token_id,))
         text, self.ended = self._stop.add(text)
+        self.text += text
         return Delta(text=text, token_ids=(token_id,))
 
     def add_all(self, token_ids: Iterable[int]) -> None:
@@ -59,7 +63,9 @@ class Answer:
 
     def finish(self) -> str:
         """Return what was held back for a stop string that did not come."""
-        return self._stop.finish()
+        rest = self._stop.finish()
+        self.text += rest
+        return rest
 
     def _without_last_gap(self, text: str) -> str:
         text = self._gap + text

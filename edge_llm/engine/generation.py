@@ -1,7 +1,7 @@
-"""Token ids to logits: chunked prefill, decode, and the prefix that stays in the KV cache.
+"""Token ids to logits: chunked prefill, decode, and the prefixes that stay in the KV caches.
 
-Row n of the cache belongs to the token at position n, and ``cached_ids`` says which tokens the
-rows hold. A new prompt keeps the rows of the longest prefix that it shares with them, to the
+Row n of a slot's cache belongs to the token at position n, and ``cached_ids`` says which tokens
+the rows hold. A new prompt keeps the rows of the longest prefix that it shares with them, to the
 token; the last token of a prompt is always computed, because its logits are needed. A row counts
 only when all layers have stored it, so a run that was given up, or that failed half way, leaves
 nothing behind but rows that will be written again.
@@ -9,67 +9,91 @@ nothing behind but rows that will be written again.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_llm.engine.model import EmbeddingTable, Geometry
-from edge_llm.npu.layer import Chunk, HostLayer
-from edge_llm.npu.session import Session
+from edge_llm.npu.stack import Stack
 
 __all__ = ["ModelRunner"]
 
-CALL_COST_TOKENS = 8  # what a run costs beyond its tokens; measured on the CPU at 128, 16 and 1
-HIDDEN = -65536.0  # added to a score: exact in bf16, and exp() of it is 0 (ax-llm, LLM_init.cpp)
+
+@dataclass(slots=True)
+class _Slot:
+    """What the rows of one of the stack's slots belong to."""
+
+    index: int
+    cached_ids: list[int] = field(default_factory=list)
+    last_used: int = 0
+
+    def shared_prefix_len(self, token_ids: Sequence[int]) -> int:
+        longest = max(min(len(self.cached_ids), len(token_ids) - 1), 0)
+        return next((n for n in range(longest) if self.cached_ids[n] != token_ids[n]), longest)
 
 
-@dataclass
 class ModelRunner:
-    """Runs a model's graphs for one conversation after another.
+    """Runs a stack for one conversation after another.
 
     Args:
-        layers: in order, each with its own cache.
-        post: final norm and lm_head, ``(1, 1, hidden)`` to ``(1, 1, vocab)``.
+        stack: layers, post graph and caches.
         embedding: token ids to ``(n, hidden)`` rows.
         geometry: as read from the graphs.
     """
 
-    layers: Sequence[HostLayer]
-    post: Session
-    embedding: EmbeddingTable
-    geometry: Geometry
-    cached_ids: list[int] = field(default_factory=list)
+    def __init__(self, stack: Stack, embedding: EmbeddingTable, geometry: Geometry) -> None:
+        self.geometry = geometry
+        self._stack, self._embedding = stack, embedding
+        self._slots = [_Slot(index) for index in range(stack.num_slots)]
+        self._slot = self._slots[0]
+        self._num_prompts = 0
 
-    def __post_init__(self) -> None:
-        info = self.post.inputs(0)["input"]
-        self._dtype = info.dtype
-        self._history_masks: dict[int, NDArray[Any]] = {}
+    @property
+    def cached_ids(self) -> list[int]:
+        """The tokens whose rows the slot in use holds."""
+        return self._slot.cached_ids
 
     def shared_prefix_len(self, token_ids: Sequence[int]) -> int:
         """Return how many tokens of a prompt need not be computed again."""
-        longest = min(len(self.cached_ids), len(token_ids) - 1)
-        return next(
-            (n for n in range(longest) if self.cached_ids[n] != token_ids[n]), max(longest, 0)
-        )
+        return self._slot_for(token_ids).shared_prefix_len(token_ids)
 
     def prefill(self, token_ids: Sequence[int]) -> Iterator[NDArray[np.float32] | None]:
         """Compute a prompt, chunk by chunk; stop iterating to give it up.
 
         Yields:
-            None after each chunk but the last; the logits ``(vocab,)`` of the last token then.
+            None after each chunk but the last; the logits ``(vocab,)`` of the last token then,
+            valid until the next run.
         """
-        start = self.shared_prefix_len(token_ids)
+        self._slot = self._slot_for(token_ids)
+        self._num_prompts += 1
+        self._slot.last_used = self._num_prompts
+        start = self._slot.shared_prefix_len(token_ids)
         while start < len(token_ids):
             group, num_tokens = self._choose_group(start, len(token_ids) - start)
             stop = start + num_tokens
-            hidden = self._run_layers(token_ids[start:stop], start, group)
+            yield self._run(token_ids[start:stop], start, group, logits=stop == len(token_ids))
             start = stop
-            yield self._logits(hidden, num_tokens - 1) if stop == len(token_ids) else None
 
     def decode(self, token_id: int) -> NDArray[np.float32]:
-        """Compute one more token; return the logits ``(vocab,)`` of the next."""
-        return self._logits(self._run_layers([token_id], len(self.cached_ids), 0), 0)
+        """Compute one more token; return the logits ``(vocab,)``, valid until the next run."""
+        logits = self._run([token_id], len(self._slot.cached_ids), 0, logits=True)
+        assert logits is not None
+        return logits
+
+    def close(self) -> None:
+        """Give back what the device holds."""
+        self._stack.close()
+
+    def _slot_for(self, token_ids: Sequence[int]) -> _Slot:
+        """Return the slot with the longest common prefix.
+
+        But one that would lose more than it keeps is left alone: a free slot takes its place, or
+        the one that was used least recently.
+        """
+        best = max(self._slots, key=lambda slot: slot.shared_prefix_len(token_ids))
+        if 2 * best.shared_prefix_len(token_ids) >= len(best.cached_ids):
+            return best
+        return min(self._slots, key=lambda slot: slot.last_used)  # 0 while it is free
 
     def _choose_group(self, start: int, num_tokens: int) -> tuple[int, int]:
         """Return the shape group for the next tokens, and how many of them it takes.
@@ -86,41 +110,20 @@ class ModelRunner:
                 )
         chunk_len = max(able)
         if num_tokens < chunk_len:
-            chunk_len = min(able, key=lambda length: (_cost(num_tokens, length), -length))
+            chunk_len = min(able, key=lambda length: (self._cost(num_tokens, length), -length))
         return able[chunk_len][1], min(num_tokens, chunk_len)
 
-    def _run_layers(self, token_ids: Sequence[int], start: int, group: int) -> NDArray[Any]:
-        del self.cached_ids[start:]
-        chunk_len, _ = self.geometry.groups[group]
-        num_tokens = len(token_ids)
-        hidden = np.zeros((1, chunk_len, self.geometry.hidden_size), self._dtype)
-        hidden[0, :num_tokens] = self.embedding.rows(token_ids)
-        positions = np.zeros((1, chunk_len), np.uint32)
-        positions[0, :num_tokens] = np.arange(start, start + num_tokens)
-        chunk = Chunk(group, start, num_tokens, positions, self._mask(group, start))
-        for layer in self.layers:
-            hidden = layer.run(hidden, chunk)
-        self.cached_ids.extend(token_ids)
-        return hidden
+    def _cost(self, num_tokens: int, chunk_len: int) -> int:
+        """Return what so many tokens cost in chunks of this length, counted in tokens."""
+        num_chunks = -(-num_tokens // chunk_len)
+        return num_chunks * (chunk_len + self._stack.call_cost_tokens)
 
-    def _mask(self, group: int, start: int) -> NDArray[Any]:
-        chunk_len, history_len = self.geometry.groups[group]
-        mask = self._history_masks.get(group)
-        if mask is None:
-            mask = np.full((1, chunk_len, history_len + chunk_len), HIDDEN, self._dtype)
-            mask[0, :, history_len:] = np.triu(mask[0, :, history_len:], 1)  # causal
-            self._history_masks[group] = mask
-        mask[..., :start] = 0
-        mask[..., start:history_len] = HIDDEN
-        return mask
-
-    def _logits(self, hidden: NDArray[Any], row: int) -> NDArray[np.float32]:
-        last = np.ascontiguousarray(hidden[:, row : row + 1])
-        logits = self.post.run({"input": last})["output"]
-        return np.asarray(logits, np.float32).reshape(-1)
-
-
-def _cost(num_tokens: int, chunk_len: int) -> int:
-    """Return what so many tokens cost in chunks of this length, counted in tokens."""
-    num_chunks = -(-num_tokens // chunk_len)
-    return num_chunks * (chunk_len + CALL_COST_TOKENS)
+    def _run(
+        self, token_ids: Sequence[int], start: int, group: int, *, logits: bool
+    ) -> NDArray[np.float32] | None:
+        cached_ids = self._slot.cached_ids
+        del cached_ids[start:]
+        hidden = self._embedding.rows(token_ids)
+        result = self._stack.run(self._slot.index, hidden, start, group, logits=logits)
+        cached_ids.extend(token_ids)
+        return result

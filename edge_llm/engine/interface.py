@@ -19,6 +19,11 @@ class Engine(Protocol):
         ...
 
     @property
+    def activity(self) -> str:
+        """The state in a word for lights and people: ``idle``, ``generating``, ``loading 3/37``."""
+        ...
+
+    @property
     def models(self) -> tuple[ModelInfo, ...]:
         """The models that it serves; empty while the first one loads."""
         ...

@@ -4,8 +4,8 @@ Only the worker process makes one. It is not asynchronous: each item that ``gene
 one step, a prefill chunk or a token, and between two of them a request can be given up.
 """
 
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from edge_llm.engine.answer import Answer
@@ -44,6 +44,25 @@ class LocalEngine:
     prompter: Prompter
     info: ModelInfo
     settings: EngineSettings
+    said: list[Message] = field(default_factory=list)
+    """The conversation up to its latest answer."""
+
+    def settle(self) -> Iterator[None]:
+        """Compute what the next turn of the conversation will begin with, while nobody waits.
+
+        Chat templates such as Qwen3's show an earlier answer without its thinking block, so the
+        rows of an answer are of no use to the next turn. Here they are made as it will ask for
+        them. Each item is one step; stop iterating to give it up.
+        """
+        token_ids = self.prompter.render_history(self.said) if self.said else []
+        self.said.clear()
+        if 0 < len(token_ids) < self.info.context_len:
+            for _ in self.runner.prefill(token_ids):
+                yield
+
+    def close(self) -> None:
+        """Give back what the device holds."""
+        self.runner.close()
 
     def generate(
         self, request: ChatRequest, resume: Sequence[int] = ()
@@ -81,6 +100,10 @@ class LocalEngine:
                 logits = self.runner.decode(token_ids[-1])
         if rest := answer.finish():
             yield Delta(text=rest)
+        self.said[:] = [
+            *self._conversation(request),
+            Message(role="assistant", content=answer.text),
+        ]
         yield Done(
             finish_reason=_finish_reason(answer),
             usage=Usage(

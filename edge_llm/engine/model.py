@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from edge_llm.errors import ModelError
-from edge_llm.npu.session import Session
+from edge_llm.npu.session import Graph
 
 __all__ = [
     "EMBEDDING_FILE",
@@ -145,8 +145,8 @@ class ModelDirectory:
             )
         return table
 
-    def read_geometry(self, layers: Sequence[Session], post: Session) -> Geometry:
-        """Read the sizes from the sessions of this directory's graphs.
+    def read_geometry(self, layers: Sequence[Graph], post: Graph) -> Geometry:
+        """Read the sizes from this directory's loaded graphs.
 
         Raises:
             ModelError: a graph breaks the contract, or differs from the others.
@@ -262,7 +262,7 @@ def _fact(config: Mapping[str, Any], key: str, kind: type) -> Any:
     return value if isinstance(value, kind) else None
 
 
-def _read_layer(path: Path, session: Session) -> tuple[int, int, tuple[tuple[int, int], ...]]:
+def _read_layer(path: Path, session: Graph) -> tuple[int, int, tuple[tuple[int, int], ...]]:
     """Return hidden size, KV width and shape groups of a layer's graph."""
     groups = []
     for group in range(session.num_groups):
@@ -285,7 +285,7 @@ def _read_layer(path: Path, session: Session) -> tuple[int, int, tuple[tuple[int
     return hidden_size, kv_dim, tuple(groups)
 
 
-def _read_vocab_size(path: Path, session: Session, hidden_size: int) -> int:
+def _read_vocab_size(path: Path, session: Graph, hidden_size: int) -> int:
     """Return how many logits the post graph gives."""
     inputs, outputs = session.inputs(), session.outputs()
     if len(outputs) != 1 or "input" not in inputs:

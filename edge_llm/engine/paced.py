@@ -32,6 +32,11 @@ class PacedEngine:
         """Always ready."""
         return "ready"
 
+    @property
+    def activity(self) -> str:
+        """Always idle; see ``Engine.activity``."""
+        return "idle"
+
     async def ready(self) -> tuple[ModelInfo, ...]:
         """Return at once; see ``Engine.ready``."""
         return self.models

@@ -50,6 +50,24 @@ class Prompter:
         Raises:
             InvalidRequestError: the model's chat template refuses the conversation.
         """
+        text = self._text(conversation, enable_thinking=enable_thinking)
+        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def render_history(self, conversation: Sequence[Message]) -> list[int]:
+        """Return the token ids with which the next turn of a conversation will begin.
+
+        Found by asking: what two prompts have in common whose last words differ.
+        """
+        first, second = (
+            self.render([*conversation, Message(role="user", content=words)], enable_thinking=False)
+            for words in ("1", "a")
+        )
+        length = next(
+            n for n, pair in enumerate(zip(first, second, strict=False)) if pair[0] != pair[1]
+        )
+        return first[:length]
+
+    def _text(self, conversation: Sequence[Message], *, enable_thinking: bool) -> str:
         turns = [
             {
                 "role": "system" if turn.role == "developer" else turn.role,
@@ -58,14 +76,18 @@ class Prompter:
             for turn in conversation
         ]
         try:
-            text = self._tokenizer.apply_chat_template(
-                turns, add_generation_prompt=True, tokenize=False, enable_thinking=enable_thinking
+            return str(
+                self._tokenizer.apply_chat_template(
+                    turns,
+                    add_generation_prompt=True,
+                    tokenize=False,
+                    enable_thinking=enable_thinking,
+                )
             )
         except Exception as exc:
             raise InvalidRequestError(
                 f"the model's chat template refuses this conversation: {exc}", param="messages"
             ) from exc
-        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _without_control_tokens(self, turn: Message) -> str:
         """Break tokens such as ``<|im_end|>`` that somebody typed, so that they stay text.

@@ -86,6 +86,11 @@ class QueuedEngine:
         return self._engine.state
 
     @property
+    def activity(self) -> str:
+        """Generating while a request has its turn; else that of the engine behind the queue."""
+        return "generating" if self._running and self.state == "ready" else self._engine.activity
+
+    @property
     def models(self) -> tuple[ModelInfo, ...]:
         """The models of the engine behind the queue."""
         return self._engine.models

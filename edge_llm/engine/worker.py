@@ -11,6 +11,7 @@ import random
 import signal
 import socket
 import sys
+import time
 from asyncio.subprocess import Process
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
@@ -30,7 +31,7 @@ from edge_llm.engine.frames import (
     encode,
 )
 from edge_llm.engine.interface import EngineState
-from edge_llm.errors import EdgeLLMError, EngineFailedError
+from edge_llm.errors import DeviceLostError, EdgeLLMError, EngineFailedError
 from edge_llm.protocol import ChatRequest, Delta, Done, Event, ModelInfo, Started
 from edge_llm.settings import EngineSettings
 
@@ -39,6 +40,7 @@ __all__ = ["WorkerEngine"]
 log = structlog.get_logger()
 
 LONGEST_RESTART_DELAY_S = 30.0
+LOADING_LOG_EVERY_S = 5.0
 LINE_LIMIT = 2**20  # bytes; asyncio's default of 64 KiB is less than one long delta may have
 
 
@@ -71,11 +73,20 @@ class WorkerEngine:
         self._state: EngineState = "loading"
         self._link: asyncio.Future[_Link] = asyncio.get_running_loop().create_future()
         self._last_id = 0
+        self._loaded: tuple[int, int] | None = None
+        self._logged_at = time.monotonic()
 
     @property
     def state(self) -> EngineState:
         """Loading, ready, or restarting after a death."""
         return self._state
+
+    @property
+    def activity(self) -> str:
+        """Idle, or how far the loading of the model is; see ``Engine.activity``."""
+        if self._state == "ready":
+            return "idle"
+        return "loading {}/{}".format(*self._loaded) if self._loaded else self._state
 
     @property
     def models(self) -> tuple[ModelInfo, ...]:
@@ -132,12 +143,19 @@ class WorkerEngine:
                     case Failed(id=int(request_id), error=body):
                         self._tell(link, request_id, body.to_error())
                     case Loading(done=done, total=total):
-                        log.debug("model.loading", done=done, total=total)
+                        self._note_loading(done, total)
                     case Ready(models=models):
                         self._models = models
-                        self._state = "ready"
+                        self._state, self._loaded = "ready", None
                         log.info("model.loaded", **models[0].model_dump(exclude_none=True))
                         self._set_link(link)
+
+    def _note_loading(self, done: int, total: int) -> None:
+        """Big models take minutes: say so now and then, but not for one that takes a second."""
+        self._loaded = (done, total)
+        if time.monotonic() - self._logged_at >= LOADING_LOG_EVERY_S:
+            self._logged_at = time.monotonic()
+            log.info("model.loading", done=done, total=total)
 
     @staticmethod
     def _tell(link: _Link, request_id: int, event: Event | Exception) -> None:
@@ -198,7 +216,7 @@ class WorkerEngine:
         event: Event | Exception | None = None
         try:
             while not isinstance(event, Done):
-                event = await stream.get()
+                event = await self._next(link, stream)
                 if isinstance(event, Exception):
                     raise event
                 yield event
@@ -206,6 +224,21 @@ class WorkerEngine:
             del link.streams[request_id]
             if not isinstance(event, Done | Exception):
                 link.send(Cancel(id=request_id))
+
+    async def _next(
+        self, link: _Link, stream: asyncio.Queue[Event | Exception]
+    ) -> Event | Exception:
+        """Return what comes next; a worker that does not say anything is taken for hung."""
+        timeout_s = self._settings.worker.hang_timeout_s
+        try:
+            return await asyncio.wait_for(stream.get(), timeout_s)
+        except TimeoutError:
+            log.error("worker.hung", after_s=timeout_s, pid=link.process.pid)
+            link.writer.close()  # `run` replaces the process
+            return DeviceLostError(
+                f"the engine has not made a step for {timeout_s:g} s; its process is being "
+                "replaced, try again in a minute"
+            )
 
 
 @asynccontextmanager

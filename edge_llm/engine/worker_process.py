@@ -27,8 +27,8 @@ from edge_llm.engine.frames import (
 )
 from edge_llm.engine.loading import load_engine
 from edge_llm.engine.local import LocalEngine
-from edge_llm.errors import EdgeLLMError
-from edge_llm.protocol import Delta, ErrorBody, Event
+from edge_llm.errors import DeviceLostError, EdgeLLMError
+from edge_llm.protocol import ErrorBody
 from edge_llm.settings import EngineSettings
 
 __all__ = ["main"]
@@ -53,8 +53,11 @@ class _Worker:
         reader.start()
         start = self._jobs.get()
         if isinstance(start, Start) and (engine := self._load(start.settings)):
-            while isinstance(job := self._jobs.get(), Generate):
-                self._answer(engine, job)
+            try:
+                while isinstance(job := self._jobs.get(), Generate) and self._answer(engine, job):
+                    self._settle(engine)
+            finally:
+                engine.close()
         with contextlib.suppress(OSError):  # the core has closed its end
             self._socket.shutdown(socket.SHUT_RDWR)  # wakes the reader
         reader.join()
@@ -91,13 +94,23 @@ class _Worker:
         self._send(Ready(models=(engine.info,)))
         return engine
 
-    def _answer(self, engine: LocalEngine, job: Generate) -> None:
+    def _settle(self, engine: LocalEngine) -> None:
+        """Prepare for the next turn, one step after another, until somebody wants something."""
+        with contextlib.suppress(EdgeLLMError):  # nobody asked for it; a request will tell
+            for _ in engine.settle():
+                if self._stopping or not self._jobs.empty():
+                    break
+
+    def _answer(self, engine: LocalEngine, job: Generate) -> bool:
+        """Answer a request; return whether another one can be answered after it."""
         try:
             for event in engine.generate(job.request, job.resume):
                 if self._stopping or job.id in self._cancelled:
                     break
-                if event != _NOTHING:
-                    self._send(Happened(id=job.id, event=event))
+                self._send(Happened(id=job.id, event=event))  # also when nothing was said: a sign
+        except DeviceLostError as exc:
+            self._send(Failed(id=job.id, error=ErrorBody.from_error(exc)))
+            return False
         except EdgeLLMError as exc:
             self._send(Failed(id=job.id, error=ErrorBody.from_error(exc)))
         except OSError:
@@ -109,15 +122,13 @@ class _Worker:
         finally:
             self._last_done = job.id
             self._cancelled.discard(job.id)
+        return True
 
     def _send(self, frame: Loading | Ready | Happened | Failed) -> None:
         try:
             self._socket.sendall(encode(frame))
         except (BrokenPipeError, ConnectionResetError):
             self._stopping = True
-
-
-_NOTHING: Event = Delta()  # a step that gave neither text nor token
 
 
 def main() -> None:

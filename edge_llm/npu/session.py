@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Session", "TensorInfo"]
+__all__ = ["Graph", "Session", "TensorInfo"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +19,8 @@ class TensorInfo:
     dtype: np.dtype[Any]
 
 
-class Session(Protocol):
-    """A graph without memory; shapes are fixed within a shape group.
+class Graph(Protocol):
+    """What a model file takes and gives; shapes are fixed within a shape group.
 
     A model file has one or more groups over the same weights: group 0 takes one token (decode),
     the others take a chunk and a history of a set capacity (prefill).
@@ -38,6 +38,10 @@ class Session(Protocol):
     def outputs(self, group: int = 0) -> Mapping[str, TensorInfo]:
         """Return the outputs of a group by name."""
         ...
+
+
+class Session(Graph, Protocol):
+    """A graph that takes all its inputs from the host with each run, and keeps nothing."""
 
     def run(self, feed: Mapping[str, NDArray[Any]], group: int = 0) -> dict[str, NDArray[Any]]:
         """Compute all outputs; blocks. ``feed`` has every input, C-contiguous."""
