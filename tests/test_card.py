@@ -1,5 +1,6 @@
 """A stack on the virtual card: the same tokens as a reference, few bytes, nothing left behind."""
 
+import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,17 +9,22 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edge_llm.engine.export import export_model
 from edge_llm.engine.generation import ModelRunner
 from edge_llm.errors import DeviceError, DeviceLostError
 from edge_llm.npu.card import SAFE, VARIANTS, Variant, _Layer
 from edge_llm.npu.self_test import choose_variant
+from edge_llm.tiny import MODEL_DIR
+from edge_llm.tiny.grammar import make_dialogues
 from tests.cards import open_model
+from tests.forward import open_forward
 from tests.programs import require_program
 from tests.tiny_random_model import Kind, write_checkpoint
 from tests.virtual_ax650.card import open_card
 from tests.virtual_ax650.pack import open_weights, pack
 from tests.virtual_ax650.reference import Reference
 
+DATA = Path(__file__).parent / "data"
 LAST_N, CHUNK_LEN = 127, 16
 LADDER = (1, 32, 64)
 KINDS: tuple[Kind, ...] = ("qwen3", "qwen2")
@@ -249,3 +255,78 @@ def test_any_thread_may_run_it(models: dict[str, Path]) -> None:
         here = greedy(runner, prompt, 3)
         assert pool.submit(greedy, runner, [*prompt, 9], 3).result()
         assert greedy(runner, prompt, 3) == here
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Models that have learned something, of both families, with their sources."""
+    made = {"qwen3-source": MODEL_DIR}
+    made["qwen2-source"] = tmp_path_factory.mktemp("qwen2") / "hf"
+    shutil.copytree(MODEL_DIR / "tokenizer", made["qwen2-source"])
+    shutil.copytree(DATA / "tiny_qwen2", made["qwen2-source"], dirs_exist_ok=True)
+    made["qwen2-onnx"] = tmp_path_factory.mktemp("qwen2") / "onnx"
+    export_model(made["qwen2-source"], made["qwen2-onnx"], progress=lambda done, total: None)
+    made["qwen3-onnx"] = MODEL_DIR
+    for kind in KINDS:
+        folder = tmp_path_factory.mktemp(kind) / "packed"
+        made[kind] = pack(
+            made[f"{kind}-source"], folder, last_n=1023, ladder=(1, 128, 256, 512, 895)
+        )
+    return made
+
+
+def text_ids() -> list[int]:
+    """A page of what visitors and the model say, as token ids."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(MODEL_DIR / "tokenizer" / "tokenizer.json"))
+    ids: list[int] = []
+    for dialogue in make_dialogues(seed=77, count=30):
+        for message in dialogue:
+            text = f"<|im_start|>{message['role']}\n{message['content']}<|im_end|>\n"
+            ids += tokenizer.encode(text).ids
+    return ids
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_fifty_prompts_give_the_references_tokens(kind: str, taught: dict[str, Path]) -> None:
+    """Through slots that change, cancels and failed runs in between."""
+    weights, rng, text = (
+        open_weights(taught[f"{kind}-source"]),
+        np.random.RandomState(1),
+        text_ids(),
+    )
+    lengths = [1, 2, 127, 128, 129, 900, *(int(n) for n in rng.geometric(1 / 90, 44))]
+    with open_model(taught[kind], variant=VARIANTS[0], num_slots=3) as model:
+        runner = model.runner()
+        for number, length in enumerate(lengths):
+            begin = int(rng.randint(0, len(text) - 900)) if number % 3 else 0  # some share a prefix
+            prompt = text[begin : begin + min(length, 900)]
+            if number % 5 == 0:
+                next(iter(runner.prefill(text[5:200])))  # given up
+            if number % 7 == 0:
+                model.card.fault("virtual_axcl_task:4:code=0x8030070c")
+                with pytest.raises(DeviceError):
+                    last(runner.prefill(text[number : number + 40]))
+                model.card.clear_faults()
+            reference = Reference(weights, 1023)
+            wanted = [int(reference.feed(prompt, len(prompt), 0).argmax())]
+            while len(wanted) < 4:
+                wanted.append(int(reference.feed(wanted[-1:], 1, 1023).argmax()))
+            assert greedy(runner, prompt, 4) == wanted, (number, length)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_next_tokens_are_those_of_the_cpu(kind: str, taught: dict[str, Path]) -> None:
+    """At least 98 of 100; bf16 decides near-ties another way."""
+    text = text_ids()[:900]
+    forward = open_forward(taught[f"{kind}-onnx"])
+    same = 0
+    with open_model(taught[kind], variant=VARIANTS[0]) as model:
+        runner = model.runner()
+        logits = last(runner.prefill(text[:1]))
+        wanted = forward.feed(text[:1], 1)
+        for token in text[1:]:
+            same += int(logits.argmax() == wanted.argmax())
+            logits, wanted = runner.decode(token), forward.feed([token], 1)
+    assert same / (len(text) - 1) >= 0.98, same

@@ -47,12 +47,13 @@ def examine(directory: ModelDirectory, settings: WorkerSettings, *, load: bool) 
     yield "model", f"{directory.path}: {kind}"
     yield "tokenizer", str(directory.tokenizer)
     try:
-        runtime = choose_runtime(directory, settings)
+        runtime, why = choose_runtime(directory, settings)
     except EdgeLLMError as exc:
         yield "runtime", exc.message
         yield from _guess(directory)
         yield from _speed(directory)
         return
+    yield "chosen", f"{runtime}: {why}"
     if load:
         yield from _load(directory, settings)
     elif runtime == "axcl":

@@ -65,6 +65,8 @@ class Ready(_Frame):
 
     type: Literal["ready"] = "ready"
     models: tuple[ModelInfo, ...]
+    loaded: dict[str, str] = {}
+    """For the log: why this runtime, and what the self-test found."""
 
 
 class Happened(_Frame):

@@ -6,7 +6,7 @@ from edge_llm.engine.generation import ModelRunner
 from edge_llm.engine.local import LocalEngine
 from edge_llm.engine.model import ModelDirectory
 from edge_llm.engine.prompt import load_prompter
-from edge_llm.engine.stacks import open_stack
+from edge_llm.engine.stacks import OpenStack, open_stack
 from edge_llm.errors import InvalidRequestError, ModelError
 from edge_llm.protocol import ChatRequest, ModelInfo
 from edge_llm.settings import EngineSettings
@@ -52,12 +52,23 @@ def load_engine(
                 kv_slots=loaded.stack.num_slots,
             ),
             settings=settings,
+            loaded=_describe(loaded),
         )
         _warm_up(engine)
     except BaseException:
         loaded.stack.close()
         raise
     return engine
+
+
+def _describe(loaded: OpenStack) -> dict[str, str]:
+    said = {"why": loaded.why}
+    if test := loaded.self_test:
+        rejected = "; ".join(f"not {variant}: {why}" for variant, why in test.rejected)
+        said["self_test"] = f"{test.num_tokens} tokens agree after {test.duration_s:.1f} s"
+        if rejected:
+            said["rejected"] = rejected
+    return said
 
 
 def _warm_up(engine: LocalEngine) -> None:

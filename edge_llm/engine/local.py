@@ -4,7 +4,7 @@ Only the worker process makes one. It is not asynchronous: each item that ``gene
 one step, a prefill chunk or a token, and between two of them a request can be given up.
 """
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,6 +44,8 @@ class LocalEngine:
     prompter: Prompter
     info: ModelInfo
     settings: EngineSettings
+    loaded: Mapping[str, str] = field(default_factory=dict)
+    """How it was loaded, for the log."""
     said: list[Message] = field(default_factory=list)
     """The conversation up to its latest answer."""
 

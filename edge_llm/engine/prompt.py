@@ -50,7 +50,10 @@ class Prompter:
         Raises:
             InvalidRequestError: the model's chat template refuses the conversation.
         """
-        text = self._text(conversation, enable_thinking=enable_thinking)
+        return self.tokenize(self._text(conversation, enable_thinking=enable_thinking))
+
+    def tokenize(self, text: str) -> list[int]:
+        """Return the token ids of a text; what looks like a control token is one."""
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def render_history(self, conversation: Sequence[Message]) -> list[int]:

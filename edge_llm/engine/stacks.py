@@ -3,7 +3,7 @@
 import contextlib
 import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -51,6 +51,7 @@ class OpenStack:
 
     Attributes:
         runtime: what runs it, and how, for people.
+        why: it was taken.
         memory: what it takes of the card's memory; none without a card.
         self_test: what came of it; none where there was none.
     """
@@ -58,6 +59,7 @@ class OpenStack:
     stack: Stack
     geometry: Geometry
     runtime: str
+    why: str = ""
     memory: "MemoryPlan | None" = None
     self_test: SelfTest | None = None
 
@@ -87,16 +89,18 @@ def open_stack(directory: ModelDirectory, settings: WorkerSettings, report: Repo
         ModelError: names the file that is broken, or says how much memory is missing.
         DeviceError: the card failed.
     """
-    runtime = choose_runtime(directory, settings)
+    runtime, why = choose_runtime(directory, settings)
     if runtime == "axcl":
-        return _open_card(directory, settings, report)
-    return _open_sessions(directory, settings, runtime, report)
+        loaded = _open_card(directory, settings, report)
+    else:
+        loaded = _open_sessions(directory, settings, runtime, report)
+    return replace(loaded, why=why)
 
 
 def choose_runtime(
     directory: ModelDirectory, settings: WorkerSettings
-) -> Literal["axcl", "axengine", "onnx"]:
-    """Return what will run the files of a model.
+) -> tuple[Literal["axcl", "axengine", "onnx"], str]:
+    """Return what will run the files of a model, and why.
 
     Raises:
         ConfigurationError: nothing that is installed can.
@@ -108,16 +112,18 @@ def choose_runtime(
                 f"runtime = {wanted!r} runs .axmodel files, but {directory.path} holds .onnx "
                 "files; leave 'runtime' at auto, or point 'model' at an AX650 model"
             )
-        return "onnx"
+        return "onnx", "the model has .onnx files"
     if wanted == "onnx":
         raise ConfigurationError(
             f"runtime = 'onnx' can't run the .axmodel files of {directory.path}; "
             "leave 'runtime' at auto, or write ONNX layers with 'edge-llm export'"
         )
-    if wanted in ("auto", "axcl") and find_axcl(settings.axcl_library):
-        return "axcl"
+    library = find_axcl(settings.axcl_library)
+    if wanted in ("auto", "axcl") and library:
+        return "axcl", f"the model is for the AX650, and {library} is there"
     if wanted in ("auto", "axengine") and importlib.util.find_spec("axengine"):
-        return "axengine"
+        why = "it is asked for" if wanted == "axengine" else "there is no libaxcl_rt.so for a card"
+        return "axengine", f"the model is for the AX650, and {why}"
     raise ConfigurationError(
         f"{directory.path} is made for the AX650, but its runtime is not installed: install "
         "AXERA's axclhost package (for a card), or give the library's path as 'axcl_library'"
@@ -202,7 +208,7 @@ def _open_card(directory: ModelDirectory, settings: WorkerSettings, report: Repo
         if settings.self_test:
             self_test = _test(stack, directory, geometry, lambda: report(len(files), len(files)))
         opened.pop_all()
-    return OpenStack(stack, geometry, f"axcl {axcl.version}, {stack.variant}", plan, self_test)
+    return OpenStack(stack, geometry, f"axcl {axcl.version}, {stack.variant}", "", plan, self_test)
 
 
 def _test(

@@ -144,10 +144,12 @@ class WorkerEngine:
                         self._tell(link, request_id, body.to_error())
                     case Loading(done=done, total=total):
                         self._note_loading(done, total)
-                    case Ready(models=models):
+                    case Ready(models=models, loaded=loaded):
                         self._models = models
                         self._state, self._loaded = "ready", None
-                        log.info("model.loaded", **models[0].model_dump(exclude_none=True))
+                        log.info(
+                            "model.loaded", **models[0].model_dump(exclude_none=True), **loaded
+                        )
                         self._set_link(link)
 
     def _note_loading(self, done: int, total: int) -> None:

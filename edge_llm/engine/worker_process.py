@@ -91,7 +91,7 @@ class _Worker:
             return None
         except _StoppedError:
             return None
-        self._send(Ready(models=(engine.info,)))
+        self._send(Ready(models=(engine.info,), loaded=engine.loaded))
         return engine
 
     def _settle(self, engine: LocalEngine) -> None:

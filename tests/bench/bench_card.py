@@ -6,6 +6,7 @@ the predicted speed is that of its cost model (``tests/virtual_ax650/README.md``
 published speeds), and the host's time is this machine's.
 """
 
+import argparse
 import json
 import platform
 import tempfile
@@ -17,8 +18,13 @@ from typing import Any
 
 import numpy as np
 
+from edge_llm.engine.answer import Answer
+from edge_llm.engine.frames import Happened, encode
+from edge_llm.engine.prompt import load_prompter
 from edge_llm.engine.sampling import Sampler, SamplingParams
 from edge_llm.npu.card import SAFE, VARIANTS
+from edge_llm.protocol import Message
+from edge_llm.tiny import MODEL_DIR
 from tests.cards import CardModel, open_model
 from tests.virtual_ax650.card import open_card
 from tests.virtual_ax650.cost_check import POINTS, check, format_table
@@ -29,6 +35,7 @@ MODELS = ("qwen3-4b", "qwen3-1.7b", "qwen3-0.6b")
 NUM_TOKENS = 4
 NUM_TIMED = 200
 TOKENIZER_VOCAB = 151_669
+CALLS = "card's calls (not the host's)"
 COPYING_PYTHON_S = 0.054  # of the copying loop, as published for 4B; not counted for the others
 
 COUNTED = ("h2d_bytes", "d2h_bytes", "d2d_bytes", "h2d_copies", "d2h_copies", "d2d_copies")
@@ -95,46 +102,92 @@ def show(name: str, last_n: int, counts: dict[str, dict[str, float]]) -> None:
 
 
 def measure_host(model: CardModel) -> dict[str, float]:
-    """Where this machine's time goes in a token: all but the card's calls, in ms."""
+    """Where this machine's time goes in a token: all but the card's calls; medians, in ms."""
     runner, stack = model.runner(), model.stack
     list(runner.prefill([1, 2, 3]))
-    spent = {"calls": 0.0}
+    spent = 0.0
 
     def timed(call: Any) -> Any:
         def wrapper(*args: Any) -> Any:
+            nonlocal spent
             began = time.perf_counter()
             try:
                 return call(*args)
             finally:
-                spent["calls"] += time.perf_counter() - began
+                spent += time.perf_counter() - began
 
         return wrapper
 
     for name in ("_copy", "_copy_async", "_execute", "_execute_async", "_synchronize"):
         setattr(stack, name, timed(getattr(stack, name)))
     sampler = Sampler(SamplingParams(temperature=0.7, top_k=20, top_p=0.9), TOKENIZER_VOCAB, [1, 2])
-    decode_s = sample_s = embedding_s = 0.0
+    steps = []
     for _ in range(NUM_TIMED):
-        began = time.perf_counter()
+        spent = 0.0
+        times = [time.perf_counter()]
         logits = runner.decode(1)
-        decoded = time.perf_counter()
+        times.append(time.perf_counter())
         sampler.sample(logits)
-        sampled = time.perf_counter()
+        times.append(time.perf_counter())
         model.embedding.rows([1])
-        embedding_s += time.perf_counter() - sampled
-        decode_s, sample_s = decode_s + decoded - began, sample_s + sampled - decoded
-    per = 1e3 / NUM_TIMED
-    stack_s = decode_s - spent["calls"] - embedding_s
-    return {
-        "embedding row": embedding_s * per,
-        "mask, position, bindings, logits": stack_s * per,
-        "sampling": sample_s * per,
-        "card's calls (not the host's)": spent["calls"] * per,
-    }
+        times.append(time.perf_counter())
+        decode_s, sample_s, embedding_s = np.diff(times)
+        steps.append((embedding_s, decode_s - spent - embedding_s, sample_s, spent))
+    names = ("embedding row", "mask, position, bindings, logits", "sampling", CALLS)
+    return {name: 1e3 * ms for name, ms in zip(names, np.median(steps, axis=0), strict=True)}
+
+
+def measure_text(tokenizer: Path) -> dict[str, float]:
+    """What turning tokens to text, and text to events for the core, takes; in ms per token."""
+    prompter = load_prompter(tokenizer)
+    answer = Answer(prompter, ["stop here"], [1])
+    rng = np.random.RandomState(1)
+    token_ids = [int(n) for n in rng.randint(0, prompter.vocab_size, 2000)]
+    token_ids = [n for n in token_ids if n not in prompter.end_ids]
+    began = time.perf_counter()
+    deltas = [answer.add(token_id) for token_id in token_ids]
+    text_s = time.perf_counter() - began
+    began = time.perf_counter()
+    for delta in deltas:
+        encode(Happened(id=1, event=delta))
+    events_s = time.perf_counter() - began
+    per = 1e3 / len(token_ids)
+    return {"detokenizing": text_s * per, "events": events_s * per}
+
+
+def measure_reuse(model: CardModel, tokenizer: Path, *, thinking: bool) -> list[list[float]]:
+    """The share of each turn's prompt that is in the cache, as it is and after settling.
+
+    A system prompt of some 120 tokens, answers of some 60 (facts/http.md, section 4).
+    """
+    prompter, reuse = load_prompter(tokenizer), []
+    for settles in (False, True):
+        runner, shares = model.runner(), []
+        turns = [
+            Message(role="system", content="You are a coyote who watches over the city. " * 13)
+        ]
+        for number in range(4):
+            turns.append(Message(role="user", content=f"What did you see on night {number}?"))
+            prompt = prompter.render(turns, enable_thinking=thinking)
+            if number:
+                shares.append(runner.shared_prefix_len(prompt) / len(prompt))
+            said = f"On night {number} a fox came by, and we looked at the river for a while. " * 3
+            thought = "<think>\nThey ask about a night.\n</think>\n\n" if thinking else ""
+            list(runner.prefill([*prompt, *prompter.tokenize(thought + said)]))
+            turns.append(Message(role="assistant", content=said))
+            if settles:
+                list(runner.prefill(prompter.render_history(turns)))
+        reuse.append(shares)
+    return reuse
 
 
 def main() -> None:
     """Print everything."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--tokenizer", type=Path, default=MODEL_DIR / "tokenizer", help="whose text to make"
+    )
+    args = parser.parse_args()
     results: dict[str, Any] = {"machine": platform.machine()}
     print("The cost model against published speeds")
     points = []
@@ -148,11 +201,19 @@ def main() -> None:
     with hollow("qwen3-4b", 1023) as path:
         for variant in (VARIANTS[0], SAFE):
             with open_model(path, variant=variant) as model:
-                results[f"host ms, {variant}"] = host = measure_host(model)
-            total = sum(ms for what, ms in host.items() if "not the host's" not in what)
+                host = measure_host(model) | measure_text(args.tokenizer)
+                results[f"host ms, {variant}"] = host
+            total = sum(ms for what, ms in host.items() if what != CALLS)
             print(f"\nhost time per token, Qwen3-4B, {variant}: {total:.2f} ms")
             for what, ms in host.items():
                 print(f"| {what} | {ms:.3f} ms |")
+    with hollow("qwen3-0.6b", 1023) as path, open_model(path, variant=VARIANTS[0]) as model:
+        for thinking in (False, True):
+            plain, settled = measure_reuse(model, args.tokenizer, thinking=thinking)
+            results[f"reuse, thinking {thinking}"] = {"plain": plain, "settled": settled}
+            print(f"\nprompt in the cache at turns 2, 3, 4, thinking {'on' if thinking else 'off'}")
+            for what, shares in (("as it is", plain), ("after settling", settled)):
+                print(f"| {what} | " + " | ".join(f"{share:.0%}" for share in shares) + " |")
     print(json.dumps(results, default=float))
 
 
