@@ -88,10 +88,7 @@ def is_fatal(code: int) -> bool:
 def error_of(function: str, code: int) -> DeviceError:
     """Return the error for a code that a function returned."""
     code &= 0xFFFFFFFF
-    kind = DeviceLostError if is_fatal(code) else DeviceError
-    text = f"{function} failed: 0x{code:08X} {name_of(code)}"
-    cure = CURES.get(code & 0xFFFF) if _is_runtimes(code) else None
-    return kind(f"{text}; {cure}" if cure else text, device_code=code)
+    return _error(f"{function} failed: 0x{code:08X} {name_of(code)}", code)
 
 
 def error_in(text: str) -> DeviceError:
@@ -100,8 +97,13 @@ def error_in(text: str) -> DeviceError:
     if found is None:
         return DeviceError(text)
     code = int(found[0], 16)
+    return _error(f"{text} ({name_of(code)})", code)
+
+
+def _error(text: str, code: int) -> DeviceError:
     kind = DeviceLostError if is_fatal(code) else DeviceError
-    return kind(f"{text} {name_of(code)}", device_code=code)
+    cure = CURES.get(code & 0xFFFF) if _is_runtimes(code) else None
+    return kind(f"{text}; {cure}" if cure else text, device_code=code)
 
 
 def _is_runtimes(code: int) -> bool:

@@ -79,7 +79,7 @@ class HostStack:
         return np.asarray(output, np.float32).reshape(-1)
 
     def close(self) -> None:
-        """Nothing to do: sessions end with their last reference."""
+        """Do nothing: sessions end with their last reference, or with the process (axengine)."""
 
 
 class _Group:

@@ -1,0 +1,129 @@
+"""`edge-llm serve` on the virtual card, against a real broker, as a maker runs it."""
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from edge_llm.tiny import MODEL_DIR
+from tests.brokers import Mosquitto
+from tests.clients import RawClient, eventually
+from tests.programs import require_program
+from tests.test_cli import EDGE_LLM
+from tests.virtual_ax650.card import Card, open_card
+from tests.virtual_ax650.pack import pack
+
+pytestmark = pytest.mark.timeout(120)
+
+SLOW_LOAD = "axclrtEngineLoadFromFile:1+:hang=0.3"
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built-in model, as it would be on the card."""
+    require_program("cc", "build-essential")
+    folder = tmp_path_factory.mktemp("card") / "model"
+    return pack(MODEL_DIR, folder, last_n=1023, ladder=(1, 128, 256, 512, 895))
+
+
+@pytest.fixture
+def card(tmp_path: Path) -> Iterator[Card]:
+    (tmp_path / "control").write_text("")
+    files = {name: tmp_path / name.lower() for name in ("CONTROL", "STATS", "STATE")}
+    with open_card("full", **files) as card:
+        yield card
+
+
+@asynccontextmanager
+async def serve(model: Path, card: Card, broker: Mosquitto, folder: Path) -> AsyncIterator[None]:
+    """Start the service; it is stopped with SIGTERM, and must end by itself."""
+    config = folder / "edge-llm.toml"
+    config.write_text(
+        f'node = "stage"\n[mqtt]\nport = {broker.port}\n[http]\nenabled = false\n'
+        f'[engine.worker]\nmodel = "{model}"\naxcl_library = "{card.path}"\n'
+    )
+    with (folder / "serve.log").open("wb") as log:
+        process = await asyncio.create_subprocess_exec(
+            EDGE_LLM,
+            *("serve", "--config", str(config)),
+            stdout=log,
+            stderr=log,
+            env={**os.environ, **card.environment},
+        )
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGTERM)
+        code = await asyncio.wait_for(process.wait(), 10)
+        assert code == 0, (folder / "serve.log").read_text()
+
+
+def left_on_card(folder: Path) -> dict[str, int]:
+    lines = (folder / "stats").read_text().splitlines()
+    counters = {name: int(count) for name, count in (line.split() for line in lines)}
+    return {name: counters[name] for name in ("models", "live_allocations", "leaked_at_reset")}
+
+
+NOTHING = {"models": 0, "live_allocations": 0, "leaked_at_reset": 0}
+ACTIVITY, INFO = "llm/node/stage/activity", "llm/node/stage/info"
+
+
+async def test_a_button_is_answered_by_the_card(
+    model_dir: Path, card: Card, mosquitto: Mosquitto, tmp_path: Path
+) -> None:
+    (tmp_path / "control").write_text(SLOW_LOAD)
+    async with RawClient(mosquitto.port) as client:
+        await client.subscribe("llm/response/#", "llm/node/#")
+        async with serve(model_dir, card, mosquitto, tmp_path):
+            await client.wait_for(ACTIVITY, 3, timeout_s=20)
+            request = {"prompt": "What is 3 plus 4?", "temperature": 0}
+            client.publish("llm/request/button7", json.dumps(request))  # while it loads
+            (payload,) = await client.wait_for("llm/response/button7", timeout_s=40)
+            text = json.loads(payload)["text"].lower()
+            assert "7" in text or "seven" in text
+            await eventually(lambda: client.payloads(ACTIVITY)[-1] == b"idle")
+            (model,) = json.loads(client.payloads(INFO)[-1])["models"]
+            assert model["kv_slots"] == 4
+            assert model["runtime"].startswith("axcl 3.10.2, queued")
+        told = client.payloads(ACTIVITY)
+        loading = [f"loading {done}/7".encode() for done in range(2, 7)]
+        assert [word for word in told if word in loading] == loading
+        assert told[-2:] == [b"idle", b"offline"]
+    assert left_on_card(tmp_path) == NOTHING
+
+
+async def test_a_stop_while_it_loads_is_clean(
+    model_dir: Path, card: Card, mosquitto: Mosquitto, tmp_path: Path
+) -> None:
+    (tmp_path / "control").write_text(SLOW_LOAD)
+    async with RawClient(mosquitto.port) as client:
+        await client.subscribe(ACTIVITY)
+        async with serve(model_dir, card, mosquitto, tmp_path):
+            await eventually(lambda: b"loading 2/7" in client.payloads(ACTIVITY), 20)
+    assert left_on_card(tmp_path) == NOTHING
+    assert "Traceback" not in (tmp_path / "serve.log").read_text()
+
+
+async def test_a_card_that_dies_in_mid_answer_is_one_clear_error(
+    model_dir: Path, card: Card, mosquitto: Mosquitto, tmp_path: Path
+) -> None:
+    async with RawClient(mosquitto.port) as client:
+        await client.subscribe("llm/response/#", ACTIVITY)
+        async with serve(model_dir, card, mosquitto, tmp_path):
+            await eventually(lambda: b"idle" in client.payloads(ACTIVITY), 20)
+            (tmp_path / "control").write_text("virtual_axcl_task:60:die")
+            client.publish("llm/request/b/1", '{"prompt": "Tell me a poem about the sea."}')
+            (payload,) = await client.wait_for("llm/response/b/1", timeout_s=20)
+            error = json.loads(payload)["error"]
+            assert error["code"] == "device_lost"
+            assert "0x80300181 DEVICE_NO_CONNECT" in error["message"]
+            await asyncio.sleep(1)
+            client.publish("llm/request/b/2", '{"prompt": "Hello?"}')  # the card is still dead
+            (payload,) = await client.wait_for("llm/response/b/2", timeout_s=20)
+            assert json.loads(payload)["error"]["code"] == "device_lost"
+            assert len(client.payloads("llm/response/b/1")) == 1
