@@ -178,7 +178,7 @@ def test_a_run_that_fails_says_with_which_code(
 ) -> None:
     runner, prompt = runner_of(model), tokens(30)
     card.fault("axclrtEngineExecute:3:code=0x8030070c")
-    with pytest.raises(DeviceError, match="0x8030070c .ENGINE_EXECUTE_FAIL") as caught:
+    with pytest.raises(DeviceError, match=r"0x8030070c .ENGINE_EXECUTE_FAIL") as caught:
         greedy(runner, prompt, 2)
     assert caught.value.device_code == 0x8030070C
     assert not caught.value.is_lost
