@@ -16,12 +16,13 @@ from edge_llm.npu.card import SAFE, VARIANTS, Variant, _Layer
 from edge_llm.npu.self_test import choose_variant
 from edge_llm.tiny import MODEL_DIR
 from edge_llm.tiny.grammar import make_dialogues
+from tests.bench.bench_card import count
 from tests.cards import open_model
 from tests.forward import open_forward
 from tests.programs import require_program
 from tests.tiny_random_model import Kind, write_checkpoint
 from tests.virtual_ax650.card import open_card
-from tests.virtual_ax650.pack import open_weights, pack
+from tests.virtual_ax650.pack import GEOMETRIES, open_weights, pack
 from tests.virtual_ax650.reference import Reference
 
 DATA = Path(__file__).parent / "data"
@@ -330,3 +331,28 @@ def test_next_tokens_are_those_of_the_cpu(kind: str, taught: dict[str, Path]) ->
             same += int(logits.argmax() == wanted.argmax())
             logits, wanted = runner.decode(token), forward.feed([token], 1)
     assert same / (len(text) - 1) >= 0.98, same
+
+
+@pytest.mark.parametrize(
+    ("name", "last_n", "copied_mb", "tokens_per_s"),
+    [
+        ("qwen3-4b", 1023, 151, 4.0),
+        ("qwen3-4b", 2047, 302, 4.0),
+        ("qwen3-1.7b", 1023, 117, 8.5),
+        ("qwen3-0.6b", 1023, 117, 18.0),
+    ],
+)
+def test_a_token_of_a_published_model_moves_kilobytes(
+    name: str, last_n: int, copied_mb: int, tokens_per_s: float
+) -> None:
+    """Beside the usual Python loop and the vendor's scheme; the speeds are the cost model's."""
+    counts = count(name, last_n)
+    ours = counts[f"edge-llm, {VARIANTS[0]}"]
+    assert ours["h2d_bytes"] <= 12_000
+    assert ours["d2h_bytes"] <= 310_000
+    assert ours["d2d_bytes"] == ours["allocations"] == 0
+    assert ours["executes"] == GEOMETRIES[name].num_layers + 1
+    assert 1 / ours["predicted_s"] >= tokens_per_s
+    assert counts["copying Python loop"]["h2d_bytes"] // 10**6 == copied_mb
+    vendors = counts["vendor's C++ scheme"]["predicted_s"]
+    assert ours["predicted_s"] < counts[f"edge-llm, {SAFE}"]["predicted_s"] < vendors
