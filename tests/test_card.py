@@ -12,7 +12,8 @@ import pytest
 from edge_llm.engine.export import export_model
 from edge_llm.engine.generation import ModelRunner
 from edge_llm.errors import DeviceError, DeviceLostError
-from edge_llm.npu.card import SAFE, VARIANTS, Variant, _Layer
+from edge_llm.npu.card import SAFE, VARIANTS, Variant
+from edge_llm.npu.card_layer import CardLayer
 from edge_llm.npu.self_test import choose_variant
 from edge_llm.tiny import MODEL_DIR
 from edge_llm.tiny.grammar import make_dialogues
@@ -213,9 +214,9 @@ def test_the_self_test_notices_rows_that_are_lost(
 ) -> None:
     with open_model(models["qwen3"]) as model:
         # A card that writes rows in place without saying so, and to somewhere else.
-        bind = _Layer.bind_rows_out
+        bind = CardLayer.bind_rows_out
         monkeypatch.setattr(
-            _Layer,
+            CardLayer,
             "bind_rows_out",
             lambda layer, position=None: bind(layer, position and position // 2),
         )

@@ -209,7 +209,7 @@ def test_the_doctor_says_what_a_model_needs(model_dir: Path, card: Card, tmp_pat
     for words in (
         "6 layers",
         "hidden 192, K and V rows of 64, vocabulary 2048",
-        "1024 tokens; prompts by chunks of 128 after 0, 128 after 128",
+        "1024 tokens; prompts by chunks of 128 up to token 1023, token by token after that",
         "for each conversation that is kept: 4 will be",
         "tokens/s",
         f"runtime    axcl 3.10.2, {VARIANTS[0]}",

@@ -107,8 +107,17 @@ def _geometry(directory: ModelDirectory, geometry: Geometry) -> Iterator[Line]:
         f"hidden {geometry.hidden_size}, K and V rows of {geometry.kv_dim}, vocabulary "
         f"{geometry.vocab_size} ({table.num_rows} rows of embedding)",
     )
-    chunks = ", ".join(f"{length} after {history}" for length, history in geometry.groups[1:])
-    yield "context", f"{geometry.context_len} tokens; prompts by chunks of {chunks or '1'}"
+    yield "context", f"{geometry.context_len} tokens; {_chunks(geometry)}"
+
+
+def _chunks(geometry: Geometry) -> str:
+    lengths = sorted({length for length, _ in geometry.groups[1:]})
+    if not lengths:
+        return "prompts are computed token by token, which is slow"
+    furthest = max(history + length for length, history in geometry.groups[1:])
+    chunks = " and ".join(str(length) for length in lengths)
+    rest = "" if furthest >= geometry.context_len else ", token by token after that"
+    return f"prompts by chunks of {chunks} up to token {furthest}{rest}"
 
 
 def _memory(plan: MemoryPlan) -> Iterator[Line]:
@@ -125,7 +134,7 @@ def _speed(directory: ModelDirectory) -> Iterator[Line]:
     step_s += directory.post.stat().st_size / BYTES_PER_S
     yield (
         "speed",
-        f"about {1 / step_s:.2g} tokens/s, and {chunk_s:.2g} s for each 128 tokens of a prompt "
+        f"about {1 / step_s:.1f} tokens/s, and {chunk_s:.2f} s for each 128 tokens of a prompt "
         "(estimated from the files' sizes)",
     )
 

@@ -13,7 +13,8 @@ from edge_llm.engine.model import Geometry, ModelDirectory
 from edge_llm.errors import ConfigurationError, ModelError
 from edge_llm.npu.axcl import Axcl, CardGraph, CardMemory, find_axcl
 from edge_llm.npu.axengine import AxEngineSession
-from edge_llm.npu.card import CardStack, slot_bytes, work_bytes
+from edge_llm.npu.card import CardStack
+from edge_llm.npu.card_layer import slot_bytes, work_bytes
 from edge_llm.npu.host import HostStack
 from edge_llm.npu.onnx import OnnxSession
 from edge_llm.npu.self_test import NUM_TOKENS, SelfTest, choose_variant
