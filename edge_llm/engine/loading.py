@@ -38,7 +38,7 @@ def load_engine(
             raise ModelError(
                 f"{directory.tokenizer} has {prompter.vocab_size} tokens, but "
                 f"{directory.post.name} knows {geometry.vocab_size}; it is the tokenizer of "
-                "another model"
+                "another model: copy the one that came with this model"
             )
         engine = LocalEngine(
             runner=ModelRunner(loaded.stack, directory.open_embedding(geometry), geometry),

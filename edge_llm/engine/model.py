@@ -35,9 +35,15 @@ LAYER_INPUTS = ("K_cache", "V_cache", "indices", "input", "mask")
 LAYER_OUTPUTS = ("K_cache_out", "V_cache_out", "output")
 """Tensors of a layer's graph, in the vendor's order."""
 
-LAYER_NAME = re.compile(r"(?P<prefix>.+?)(?:_p\d+)?_l(?P<index>\d+)(?:_together)?\.(axmodel|onnx)")
+LAYER_NAME = re.compile(
+    r"(?P<prefix>[^.].*?)(?:_p\d+)?_l(?P<index>\d+)(?:_together)?\.(axmodel|onnx)"
+)
+"""Not ``._qwen3_p128_l0_together.axmodel``, which macOS leaves beside a file on a foreign disk."""
+
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1"
 CURE = "export or copy the model again"
+MOST_ROWS_PER_TOKEN = 1.1
+"""Qwen's tables have a row per logit. Of the next larger size they have 1.14 rows or more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +71,7 @@ class ModelFacts:
     quantization: str | None = None
     context_len: int | None = None
     eos_token_ids: tuple[int, ...] = ()
+    num_layers: int | None = None
 
 
 class EmbeddingTable:
@@ -134,11 +141,17 @@ class ModelDirectory:
             _check_file(file)
         self.tokenizer = _find_tokenizer(path, self.prefix)
         self.facts = _read_facts(path / "config.json")
+        if self.facts.num_layers not in (None, len(self.layers)):
+            raise ModelError(
+                f"{path} has {len(self.layers)} layers, but its config.json tells of "
+                f"{self.facts.num_layers}; {CURE}"
+            )
 
     def open_embedding(self, geometry: Geometry) -> EmbeddingTable:
         """Map the embedding table, and check that it has a row for each token of the vocabulary."""
         table = EmbeddingTable(self.embedding, geometry.hidden_size)
-        if table.num_rows < geometry.vocab_size:
+        # Rows of a wider model would be read as more rows of this one, and give nonsense.
+        if not 1 <= table.num_rows / geometry.vocab_size <= MOST_ROWS_PER_TOKEN:
             raise ModelError(
                 f"{self.embedding} has {table.num_rows} rows, but {self.post.name} knows "
                 f"{geometry.vocab_size} tokens; one of them is of another model: {CURE}"
@@ -254,6 +267,7 @@ def _read_facts(path: Path) -> ModelFacts:
         quantization=_fact(config, "quantization", str),
         context_len=_fact(config, "context_len", int),
         eos_token_ids=tuple(token_id for token_id in eos_ids if isinstance(token_id, int)),
+        num_layers=_fact(config, "axmodel_num", int),  # ax-llm's
     )
 
 

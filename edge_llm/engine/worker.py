@@ -263,7 +263,12 @@ async def _start_process(
         yield process, reader, writer
     finally:
         writer.close()
-        await asyncio.shield(asyncio.ensure_future(_end_process(process, stop_timeout_s)))
+        ending = asyncio.ensure_future(_end_process(process, stop_timeout_s))
+        try:
+            await asyncio.shield(ending)
+        except asyncio.CancelledError:  # a stop while a hung worker is being ended
+            await ending
+            raise
 
 
 async def _end_process(process: Process, timeout_s: float) -> None:
