@@ -4,6 +4,7 @@ What a directory without a card shows is in ``test_model``; here the graphs are 
 virtual card. The layouts are those of facts/ax650.md, sections 1.1 and 1.4.
 """
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from edge_llm.engine.loading import load_engine
 from edge_llm.engine.local import LocalEngine
+from edge_llm.engine.model import EMBEDDING_FILE
 from edge_llm.errors import ModelError
 from edge_llm.protocol import ChatRequest, Delta
 from edge_llm.settings import EngineSettings, WorkerSettings
@@ -58,8 +60,8 @@ def card() -> Iterator[Card]:
         yield card
 
 
-def load(model: Path, card: Card) -> LocalEngine:
-    worker = WorkerSettings(model=model, axcl_library=card.path, self_test=False)
+def load(model: Path, card: Card, *, self_test: bool = False) -> LocalEngine:
+    worker = WorkerSettings(model=model, axcl_library=card.path, self_test=self_test)
     return load_engine(EngineSettings(worker=worker))
 
 
@@ -100,6 +102,15 @@ def test_all_caches_and_ladders_load(last_n: int, ladder: tuple[int, ...], tmp_p
         assert not model.card.counter("refusals")
 
 
+def test_a_model_that_can_only_decode_answers(tmp_path: Path, card: Card) -> None:
+    path = pack(MODEL_DIR, tmp_path / "m", last_n=1024, ladder=())  # as Qwen2.5-1.5B-GPTQ-Int4
+    engine = load(path, card, self_test=True)
+    assert "7" in answer(engine)
+    assert engine.info.context_len == 1025
+    assert list(card.executes()) == [0]
+    engine.close()
+
+
 def test_a_clone_with_an_empty_config_answers(published: Path, card: Card) -> None:
     engine = load(published, card)
     assert "7" in answer(engine)
@@ -115,13 +126,48 @@ def test_the_tokenizer_folder_has_several_names(name: str, published: Path, card
     engine.close()
 
 
-def test_of_two_tokenizers_that_of_the_family_is_taken(published: Path, card: Card) -> None:
-    other = published.parent / "qwen2.5_tokenizer"
-    shutil.copytree(published.parent / "qwen3_tokenizer", other)
-    (other / "tokenizer.json").write_text("{}")
+@pytest.mark.parametrize(
+    ("prefix", "right", "wrong"),
+    [
+        ("qwen3", "qwen3_tokenizer", "qwen2.5_tokenizer"),
+        ("qwen2", "qwen2.5_tokenizer", "qwen3_tokenizer"),
+    ],
+)
+@pytest.mark.parametrize("place", ["inside", "beside"])
+def test_of_two_tokenizers_that_of_the_family_is_taken(
+    prefix: str, right: str, wrong: str, place: str, published: Path, card: Card
+) -> None:
+    for file in published.glob("qwen3_*.axmodel"):
+        file.rename(published / file.name.replace("qwen3", prefix))
+    folder = published if place == "inside" else published.parent
+    tokenizer = (published.parent / "qwen3_tokenizer").rename(published.parent / "moved")
+    shutil.copytree(tokenizer, folder / wrong)
+    (folder / wrong / "tokenizer.json").write_text("{}")
+    tokenizer.rename(folder / right)
     engine = load(published, card)
     assert "7" in answer(engine)
     engine.close()
+
+
+def test_a_config_of_ax_llm_names_the_model(published: Path, card: Card) -> None:
+    config = {"model_name": "AXERA-TECH/Qwen3-4B", "axmodel_num": 6, "tokens_embed_size": 192}
+    (published / "config.json").write_text(json.dumps(config))
+    engine = load(published, card)
+    assert engine.info.id == "AXERA-TECH/Qwen3-4B"
+    engine.close()
+
+
+def test_what_macos_leaves_beside_files_is_no_model(published: Path, card: Card) -> None:
+    for file in list(published.glob("*.axmodel")):
+        (published / f"._{file.name}").write_bytes(b"Mac OS X")
+    engine = load(published, card)
+    assert "7" in answer(engine)
+    engine.close()
+
+
+def test_the_clone_itself_is_no_model_directory(published: Path, card: Card) -> None:
+    message = refusal(published.parent, card)
+    assert f"in {published.parent}; point 'model' at the folder that has them" in message
 
 
 @pytest.mark.parametrize("name", ["qwen3_p128_l3_together.axmodel", "qwen3_post.axmodel"])
@@ -138,19 +184,50 @@ def test_a_layer_that_is_missing_is_named(published: Path, card: Card) -> None:
     assert "qwen3_p128_l2_together.axmodel is missing" in refusal(published, card)
 
 
-def test_a_pointer_is_named_with_the_cure(published: Path, card: Card) -> None:
-    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 118040663\n"
-    (published / "qwen3_p128_l5_together.axmodel").write_text(pointer)
+def test_last_layers_that_are_missing_are_noticed_where_a_config_tells(
+    published: Path, card: Card
+) -> None:
+    (published / "config.json").write_text('{"axmodel_num": 6}')
+    (published / "qwen3_p128_l5_together.axmodel").unlink()
     message = refusal(published, card)
-    assert "qwen3_p128_l5_together.axmodel is a Git LFS pointer" in message
+    assert f"{published} has 5 layers, but its config.json tells of 6; " in message
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "qwen3_p128_l5_together.axmodel",
+        "qwen3_post.axmodel",
+        EMBEDDING_FILE,
+        "../qwen3_tokenizer/tokenizer.json",
+    ],
+)
+def test_a_pointer_is_named_with_the_cure(name: str, published: Path, card: Card) -> None:
+    file = (published / name).resolve()
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 118040663\n"
+    file.write_text(pointer)
+    message = refusal(published, card)
+    assert f"{file} is a Git LFS pointer" in message
     assert "git lfs pull" in message
 
 
-def test_an_embedding_table_of_another_size_is_named(published: Path, card: Card) -> None:
-    table = published / "model.embed_tokens.weight.bfloat16.bin"
-    table.write_bytes(table.read_bytes()[: 1000 * 192 * 2])
+@pytest.mark.parametrize(
+    ("num_bytes", "complaint"),
+    [
+        (1000 * 192 * 2, "has 1000 rows, but qwen3_post.axmodel knows 2048 tokens"),
+        (2048 * 240 * 2, "has 2560 rows, but qwen3_post.axmodel knows 2048 tokens"),  # 240 wide
+        (2048 * 192, "has 1024 rows, but qwen3_post.axmodel knows 2048 tokens"),  # cut in half
+        (2048 * 192 * 2 - 4096, "has 782336 bytes, which is no multiple of the 384 bytes"),
+    ],
+)
+def test_an_embedding_table_of_another_size_is_named(
+    num_bytes: int, complaint: str, published: Path, card: Card
+) -> None:
+    table = published / EMBEDDING_FILE
+    table.write_bytes((2 * table.read_bytes())[:num_bytes])
     message = refusal(published, card)
-    assert f"{table} has 1000 rows, but qwen3_post.axmodel knows 2048 tokens" in message
+    assert f"{table} {complaint}" in message
+    assert "of another model: export or copy the model again" in message
 
 
 def test_a_tokenizer_of_another_model_is_named(tmp_path: Path, card: Card) -> None:

@@ -79,7 +79,7 @@ class CardStack:
         sync_timeout_s: float = 30.0,
     ) -> None:
         self.num_slots = num_slots
-        self._axcl, self._graphs, self._sync_timeout_ms = axcl, layers, int(sync_timeout_s * 1000)
+        self._axcl, self._sync_timeout_ms = axcl, int(sync_timeout_s * 1000)
         self._copy = axcl.function("axclrtMemcpy")
         self._execute = axcl.function("axclrtEngineExecute")
         first = layers[0]

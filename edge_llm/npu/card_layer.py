@@ -6,7 +6,7 @@ exception is ``CardLayer.bind_rows_out``.
 """
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,9 @@ BF16_BYTES = 2
 HIDDEN_BITS = int(np.float32(HIDDEN).view(np.uint32) >> 16)
 CACHES = ("K_cache", "V_cache")
 
+Upload = Callable[[Any, Any, int], None]
+"""Copies so many bytes from the host to the card."""
+
 
 def slot_bytes(layer: CardGraph, num_layers: int) -> int:
     """Return what the KV cache of one sequence takes on the card."""
@@ -38,10 +41,12 @@ def slot_bytes(layer: CardGraph, num_layers: int) -> int:
 def work_bytes(layer: CardGraph, num_layers: int) -> int:
     """Return what all other buffers of a stack take on the card, at most."""
     groups = range(layer.num_groups)
-    per_layer = sum(
+    rows = sum(
         max(layer.size(name, group) for group in groups) + layer.size(name)
-        for name in ("K_cache_out", "V_cache_out", "mask", "indices")
+        for name in ("K_cache_out", "V_cache_out")
     )
+    inputs = sum(layer.size(name, group) for name in ("mask", "indices") for group in groups)
+    per_layer = rows + inputs
     states = sum(2 * layer.size("input", group) for group in groups)
     return num_layers * per_layer + states
 
@@ -93,7 +98,6 @@ class GroupInputs:
     def __init__(self, buffers: Buffers, layer: CardGraph, group: int, states: list[Any]) -> None:
         inputs = layer.inputs(group)
         _, self.chunk_len, hidden_size = inputs["input"].shape
-        self.cache_rows = inputs["K_cache"].shape[1]
         self.history_len = inputs["mask"].shape[-1] - self.chunk_len
         self.row_bytes = hidden_size * BF16_BYTES
         self.states = states
@@ -122,7 +126,7 @@ class GroupInputs:
         index = min(layer_index, len(self._used_masks) - 1)
         return {"mask": self._used_masks[index], "indices": self._used_positions[index]}
 
-    def upload(self, hidden: NDArray[np.float32], start: int, up: Any) -> None:
+    def upload(self, hidden: NDArray[np.float32], start: int, up: Upload) -> None:
         """Bring hidden states, positions and what changed in the mask to the card."""
         num_tokens = len(hidden)
         self._hidden.values[:num_tokens] = _halves(hidden)
