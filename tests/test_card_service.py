@@ -11,9 +11,12 @@ from typing import Any
 
 import pytest
 
+from edge_llm.engine.model import ModelDirectory
 from edge_llm.engine.queue import QueuedEngine
+from edge_llm.engine.stacks import memory_needed, plan_memory
 from edge_llm.engine.worker import WorkerEngine
 from edge_llm.errors import DeviceError, DeviceLostError, ModelError
+from edge_llm.npu.axcl import Axcl, CardGraph
 from edge_llm.npu.card import VARIANTS
 from edge_llm.protocol import ChatRequest, Delta, Done, Message
 from edge_llm.settings import EngineSettings, QueueSettings, WorkerSettings
@@ -226,3 +229,18 @@ def test_the_doctor_without_a_card_says_what_it_can(model_dir: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "axclhost" in done.stdout
     assert "hidden 192, vocabulary 2048" in done.stdout
+
+
+@pytest.mark.parametrize(("cmm_mib", "num_slots"), [(7040, 4), (5100, 2), (4800, 1), (4600, 0)])
+def test_as_many_conversations_are_kept_as_memory_allows(
+    cmm_mib: int, num_slots: int, tmp_path: Path
+) -> None:
+    path = pack_hollow(GEOMETRIES["qwen3-4b"], tmp_path / "big", ladder=(1, 128))
+    directory = ModelDirectory(path)
+    with open_card(CMM_MIB=cmm_mib) as card, Axcl(str(card.path)) as axcl:
+        memory, graphs_bytes = axcl.memory(), memory_needed(directory, axcl)
+        layer = CardGraph(axcl, directory.layers[0])
+        plan = plan_memory(directory, layer, graphs_bytes, memory, WorkerSettings())
+        layer.close()
+    assert plan.num_slots == num_slots
+    assert plan.slot_bytes == 36 * 2 * 1023 * 1024 * 2
