@@ -21,6 +21,9 @@ from tests.virtual_ax650.pack import pack
 pytestmark = pytest.mark.timeout(120)
 
 SLOW_LOAD = "axclrtEngineLoadFromFile:1+:hang=0.3"
+SLOWER_LOAD = "axclrtEngineLoadFromFile:1+:hang=1"  # all 7 take longer than a stop may
+SLOW_RUN = "virtual_axcl_task:1+:hang=0.02"
+STOP_S = 5.0
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +48,7 @@ async def serve(model: Path, card: Card, broker: Mosquitto, folder: Path) -> Asy
     config = folder / "edge-llm.toml"
     config.write_text(
         f'node = "stage"\n[mqtt]\nport = {broker.port}\n[http]\nenabled = false\n'
+        "[engine]\ntemperature = 0\n"
         f'[engine.worker]\nmodel = "{model}"\naxcl_library = "{card.path}"\n'
     )
     with (folder / "serve.log").open("wb") as log:
@@ -59,7 +63,12 @@ async def serve(model: Path, card: Card, broker: Mosquitto, folder: Path) -> Asy
         yield
     finally:
         process.send_signal(signal.SIGTERM)
-        code = await asyncio.wait_for(process.wait(), 10)
+        try:
+            code = await asyncio.wait_for(process.wait(), STOP_S)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+            pytest.fail(f"it did not stop: {(folder / 'serve.log').read_text()}")
         assert code == 0, (folder / "serve.log").read_text()
 
 
@@ -76,18 +85,31 @@ ACTIVITY, INFO = "llm/node/stage/activity", "llm/node/stage/info"
 async def test_a_button_is_answered_by_the_card(
     model_dir: Path, card: Card, mosquitto: Mosquitto, tmp_path: Path
 ) -> None:
+    mosquitto_pub = require_program("mosquitto_pub", "mosquitto-clients")
     (tmp_path / "control").write_text(SLOW_LOAD)
     async with RawClient(mosquitto.port) as client:
         await client.subscribe("llm/response/#", "llm/node/#")
         async with serve(model_dir, card, mosquitto, tmp_path):
             await client.wait_for(ACTIVITY, 3, timeout_s=20)
-            request = {"prompt": "What is 3 plus 4?", "temperature": 0}
-            client.publish("llm/request/button7", json.dumps(request))  # while it loads
+            message = ["-t", "llm/request/button7", "-m", "What is 3 plus 4?"]
+            publishing = await asyncio.create_subprocess_exec(
+                mosquitto_pub, "-p", str(mosquitto.port), *message
+            )
+            assert await publishing.wait() == 0
             (payload,) = await client.wait_for("llm/response/button7", timeout_s=40)
-            text = json.loads(payload)["text"].lower()
-            assert "7" in text or "seven" in text
+            assert "7" in payload.decode() or "seven" in payload.decode().lower()
             await eventually(lambda: client.payloads(ACTIVITY)[-1] == b"idle")
-            (model,) = json.loads(client.payloads(INFO)[-1])["models"]
+            (tmp_path / "control").write_text(SLOW_RUN)
+            client.publish("llm/request/button8", '{"prompt": "A poem, please.", "max_tokens": 5}')
+            await eventually(lambda: client.payloads(ACTIVITY)[-1] == b"generating", 20)
+            (payload,) = await client.wait_for("llm/response/button8", timeout_s=40)
+            assert json.loads(payload)["text"]
+            (tmp_path / "control").write_text("")
+            await eventually(lambda: client.payloads(ACTIVITY)[-1] == b"idle")
+            async with RawClient(mosquitto.port) as late:
+                await late.subscribe(INFO)
+                (info,) = await late.wait_for(INFO)  # as it is retained
+            (model,) = json.loads(info)["models"]
             assert model["kv_slots"] == 4
             assert model["runtime"].startswith("axcl 3.10.2, queued")
         told = client.payloads(ACTIVITY)
@@ -100,13 +122,28 @@ async def test_a_button_is_answered_by_the_card(
 async def test_a_stop_while_it_loads_is_clean(
     model_dir: Path, card: Card, mosquitto: Mosquitto, tmp_path: Path
 ) -> None:
-    (tmp_path / "control").write_text(SLOW_LOAD)
+    (tmp_path / "control").write_text(SLOWER_LOAD)
     async with RawClient(mosquitto.port) as client:
         await client.subscribe(ACTIVITY)
         async with serve(model_dir, card, mosquitto, tmp_path):
-            await eventually(lambda: b"loading 2/7" in client.payloads(ACTIVITY), 20)
+            await eventually(lambda: b"loading 1/7" in client.payloads(ACTIVITY), 20)
     assert left_on_card(tmp_path) == NOTHING
     assert "Traceback" not in (tmp_path / "serve.log").read_text()
+
+
+async def test_a_stop_in_mid_answer_is_told_and_clean(
+    model_dir: Path, card: Card, mosquitto: Mosquitto, tmp_path: Path
+) -> None:
+    async with RawClient(mosquitto.port) as client:
+        await client.subscribe("llm/response/#", ACTIVITY)
+        async with serve(model_dir, card, mosquitto, tmp_path):
+            await eventually(lambda: b"idle" in client.payloads(ACTIVITY), 20)
+            (tmp_path / "control").write_text(SLOW_RUN)
+            client.publish("llm/request/b", '{"prompt": "Tell me a poem about the sea."}')
+            await eventually(lambda: b"generating" in client.payloads(ACTIVITY), 20)
+        (payload,) = await client.wait_for("llm/response/b")
+        assert json.loads(payload)["error"]["code"] == "shutting_down"
+    assert left_on_card(tmp_path) == NOTHING
 
 
 async def test_a_card_that_dies_in_mid_answer_is_one_clear_error(

@@ -20,6 +20,18 @@ from edge_llm.errors import DeviceError
 from edge_llm.npu.card import VARIANTS
 from tests.cards import open_model
 
+PAIRS = (
+    ("axclInit", "axclFinalize"),
+    ("axclrtSetDevice", "axclrtResetDevice"),
+    ("axclrtCreateContext", "axclrtDestroyContext"),
+    ("axclrtEngineInit", "axclrtEngineFinalize"),
+    ("axclrtEngineLoadFromFile", "axclrtEngineUnload"),
+    ("axclrtEngineGetIOInfo", "axclrtEngineDestroyIOInfo"),
+    ("axclrtEngineCreateIO", "axclrtEngineDestroyIO"),
+    ("axclrtMalloc", "axclrtFree"),
+    ("axclrtMallocHost", "axclrtFreeHost"),
+    ("axclrtCreateStream", "axclrtDestroyStream"),
+)
 ids = list(range(3, 103))
 for variant in VARIANTS:
     with open_model(
@@ -42,6 +54,9 @@ for variant in VARIANTS:
         counters = model.card.counters()
         for name in ("models", "live_bytes", "ios", "io_infos", "streams", "leaked_at_reset"):
             assert counters[name] == 0, (name, counters)
+        calls = model.card.calls()
+        for taken, given_back in PAIRS:  # a context that goes takes its streams along, uncounted
+            assert calls[taken] == calls[given_back] > 0, (taken, calls)
 print("done")
 """
 

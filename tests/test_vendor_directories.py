@@ -127,7 +127,7 @@ def test_the_tokenizer_folder_has_several_names(name: str, published: Path, card
 
 
 @pytest.mark.parametrize(
-    ("prefix", "right", "wrong"),
+    "names",
     [
         ("qwen3", "qwen3_tokenizer", "qwen2.5_tokenizer"),
         ("qwen2", "qwen2.5_tokenizer", "qwen3_tokenizer"),
@@ -135,8 +135,9 @@ def test_the_tokenizer_folder_has_several_names(name: str, published: Path, card
 )
 @pytest.mark.parametrize("place", ["inside", "beside"])
 def test_of_two_tokenizers_that_of_the_family_is_taken(
-    prefix: str, right: str, wrong: str, place: str, published: Path, card: Card
+    names: tuple[str, str, str], place: str, published: Path, card: Card
 ) -> None:
+    prefix, right, wrong = names
     for file in published.glob("qwen3_*.axmodel"):
         file.rename(published / file.name.replace("qwen3", prefix))
     folder = published if place == "inside" else published.parent
