@@ -1,11 +1,12 @@
-"""The commands: serve, demo, ask, doctor, export."""
+"""The commands: serve, demo, ask, watch, http, doctor, export."""
 
 import argparse
 import asyncio
+import functools
 import json
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,13 @@ from edge_llm import __version__
 from edge_llm.client import RemoteEngine
 from edge_llm.errors import EdgeLLMError
 from edge_llm.log import set_up_log
-from edge_llm.protocol import ChatRequest, Delta, validate
+from edge_llm.protocol import Delta, MqttRequest, validate
 from edge_llm.settings import Settings, load_settings
 
 __all__ = ["run"]
+
+CONNECT_TIMEOUT_S = 10.0
+HTTP_CONNECT_TIMEOUT_S = 2.0  # after a start or a break; a client that is told 503 comes back
 
 DESCRIPTION = """\
 A language model for art installations: MQTT in, generated text out.
@@ -26,6 +30,8 @@ A language model for art installations: MQTT in, generated text out.
   edge-llm serve                    serve the broker of this machine, and HTTP on port 8000
   edge-llm serve --model DIR        ... with a model of yours
   edge-llm ask "Who are you?"       ask a node over MQTT; the answer streams to the terminal
+  edge-llm watch                    see what happens at the broker: nodes, requests, replies, errors
+  edge-llm http --host BROKER       serve HTTP on this machine for a node that is on another one
   edge-llm doctor --model DIR       say what a model needs, and how fast it will be
   edge-llm export HF_DIR OUT        make a model directory of Hugging Face weights (Qwen2, Qwen3)
 """
@@ -108,14 +114,18 @@ def _make_parser() -> argparse.ArgumentParser:
         description="Ask a node over MQTT; the answer streams to the terminal. Ctrl-C cancels it.",
     )
     _add_config(ask)
+    _add_broker(ask)
     ask.add_argument("prompt", help="what to ask; '-' reads it from the standard input")
-    ask.add_argument("--host", help="the broker's address")
-    ask.add_argument("--port", type=int, help="the broker's port")
+    ask.add_argument("--node", metavar="NAME", help="the only node to ask")
+    ask.add_argument("--preset", metavar="NAME", help="a persona of the node")
     ask.add_argument("--system", metavar="TEXT", help="who the model is to be")
     ask.add_argument("--max-tokens", type=int, metavar="N", help="longest answer")
     ask.add_argument("--temperature", type=float, metavar="T", help="0 is the likeliest answer")
     ask.add_argument("--timeout", type=float, default=120.0, metavar="S", help="seconds of silence")
     ask.set_defaults(command=_ask)
+
+    _add_watch(commands)
+    _add_http(commands)
 
     doctor = commands.add_parser(
         "doctor",
@@ -148,6 +158,53 @@ def _make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_watch(commands: Any) -> None:
+    watch = commands.add_parser(
+        "watch",
+        help="see what happens at the broker",
+        description="Show the nodes of a broker, the requests in hand and the latest replies; "
+        "where the output is no terminal, one line for each thing that happens. It only reads; "
+        "what visitors ask is shown, unless --no-texts. Ctrl-C ends it.",
+    )
+    _add_config(watch)
+    _add_broker(watch)
+    watch.add_argument("--seconds", type=float, metavar="N", help="end after this time")
+    watch.add_argument(
+        "--texts",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="show what is asked and answered",
+    )
+    watch.set_defaults(command=_watch)
+
+
+def _add_http(commands: Any) -> None:
+    http = commands.add_parser(
+        "http",
+        help="serve HTTP for a node on another machine",
+        description="Serve HTTP on this machine for a node behind a broker: for programs that can't\n"
+        "reach the node, or a node whose own HTTP is switched off. While no node is there, requests\n"
+        "are answered with 503 node_offline at once. Ctrl-C or SIGTERM ends it.",
+        epilog=SETTINGS_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_config(http)
+    _add_broker(http)
+    http.add_argument(
+        "--node", metavar="NAME", help="the only node to ask; else whichever is there"
+    )
+    http.add_argument(
+        "--http-host", metavar="ADDRESS", help="address to listen on; 0.0.0.0 for all"
+    )
+    http.add_argument("--http-port", type=int, metavar="PORT", help="port to listen on; 0 for any")
+    http.set_defaults(command=_http)
+
+
+def _add_broker(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--host", help="the broker's address")
+    parser.add_argument("--port", type=int, help="the broker's port")
+
+
 def _add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings file (TOML)")
 
@@ -155,20 +212,25 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 def _serve(args: argparse.Namespace) -> int:
     worker = {"model": args.model} if args.model else {}
     kind = {"kind": "paced"} if args.paced else {}
-    settings = load_settings(
+    load = functools.partial(
+        load_settings,
         args.config,
         engine={**kind, "worker": worker},
         mqtt={"enabled": False} if args.no_mqtt else {},
         http={"enabled": False} if args.no_http else {},
     )
+    settings = load()
     set_up_log(settings.log)
-    return _run_until_signalled(_serve_for_ever(settings))
+    return _run_until_signalled(_serve_for_ever(settings, load))
 
 
-async def _serve_for_ever(settings: Settings) -> None:
+async def _serve_for_ever(settings: Settings, load: Callable[[], Settings]) -> None:
     from edge_llm.node import open_node
+    from edge_llm.store import store_path
 
-    async with open_node(settings):
+    store = store_path(settings.store, settings.node)
+    async with open_node(settings, load, store=store) as node:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, node.reload)
         await asyncio.Event().wait()
 
 
@@ -181,12 +243,14 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 def _ask(args: argparse.Namespace) -> int:
-    where = {"host": args.host, "port": args.port}
-    settings = load_settings(
-        args.config, mqtt={key: value for key, value in where.items() if value is not None}
-    )
+    settings = load_settings(args.config, mqtt=_given(host=args.host, port=args.port))
     set_up_log(settings.log.model_copy(update={"level": "error"}))
     return _run_until_signalled(_ask_once(settings, args), interrupted=130)
+
+
+def _given(**arguments: object) -> dict[str, object]:
+    """Return the arguments that were given; the others are for the settings to say."""
+    return {name: value for name, value in arguments.items() if value is not None}
 
 
 async def _ask_once(settings: Settings, args: argparse.Namespace) -> None:
@@ -194,18 +258,49 @@ async def _ask_once(settings: Settings, args: argparse.Namespace) -> None:
     turns = [{"role": "system", "content": args.system}] if args.system else []
     said = {
         "messages": [*turns, {"role": "user", "content": prompt}],
-        "max_tokens": args.max_tokens,
-        "temperature": args.temperature,
+        **_given(max_tokens=args.max_tokens, temperature=args.temperature, preset=args.preset),
     }
-    request = validate(ChatRequest, json.dumps(said))
-    async with (
-        RemoteEngine(settings.mqtt, timeout_s=args.timeout) as remote,
-        aclosing(remote.generate(request)) as events,
-    ):
+    request = validate(MqttRequest, json.dumps(said))
+    remote = RemoteEngine(
+        settings.mqtt,
+        node=args.node,
+        connect_timeout_s=min(args.timeout, CONNECT_TIMEOUT_S),
+        silence_timeout_s=args.timeout,
+    )
+    async with remote, aclosing(remote.generate(request)) as events:
         async for event in events:
             if isinstance(event, Delta):
                 print(event.text, end="", flush=True)
         print()
+
+
+def _watch(args: argparse.Namespace) -> int:
+    from edge_llm.watch import run_watch
+
+    settings = load_settings(args.config, mqtt=_given(host=args.host, port=args.port))
+    set_up_log(settings.log.model_copy(update={"level": "warning"}))
+    return _run_until_signalled(run_watch(settings.mqtt, seconds=args.seconds, texts=args.texts))
+
+
+def _http(args: argparse.Namespace) -> int:
+    settings = load_settings(
+        args.config,
+        mqtt=_given(host=args.host, port=args.port),
+        http=_given(host=args.http_host, port=args.http_port),
+    )
+    set_up_log(settings.log)
+    return _run_until_signalled(_bridge_http(settings, args.node))
+
+
+async def _bridge_http(settings: Settings, node: str | None) -> None:
+    from bridges.http import open_http
+
+    # HTTP's clients retry by themselves, and show what they wait for.
+    remote = RemoteEngine(
+        settings.mqtt, node=node, connect_timeout_s=HTTP_CONNECT_TIMEOUT_S, retries=0
+    )
+    async with remote, open_http(remote, settings.http, node or "any"):
+        await asyncio.Event().wait()
 
 
 def _doctor(args: argparse.Namespace) -> int:
@@ -213,11 +308,22 @@ def _doctor(args: argparse.Namespace) -> int:
     from edge_llm.engine.model import ModelDirectory
     from edge_llm.tiny import MODEL_DIR
 
-    settings = load_settings(args.config).engine.worker
-    directory = ModelDirectory(args.model or settings.model or MODEL_DIR)
-    for heading, text in examine(directory, settings, load=args.load):
+    settings = load_settings(args.config)
+    set_up_log(settings.log)
+    if settings.mqtt.enabled:
+        asyncio.run(_examine_broker(settings))
+    worker = settings.engine.worker
+    directory = ModelDirectory(args.model or worker.model or MODEL_DIR)
+    for heading, text in examine(directory, worker, load=args.load):
         print(f"{heading:<11}{text}", flush=True)
     return 0
+
+
+async def _examine_broker(settings: Settings) -> None:
+    from edge_llm.broker_doctor import examine_broker
+
+    async for heading, text in examine_broker(settings):
+        print(f"{heading:<11}{text}", flush=True)
 
 
 def _export(args: argparse.Namespace) -> int:

@@ -9,10 +9,13 @@ EdgeLLMError                     internal
 │   ├── InvalidIdError           invalid_id
 │   ├── DuplicateIdError         duplicate_id: a request with this id is still being answered
 │   ├── RetainedRequestError     retained_request
+│   ├── ForbiddenTopicError      forbidden_topic: a reply may not go there
+│   ├── UnknownPresetError       preset_not_found
 │   ├── PayloadTooLargeError     payload_too_large
 │   └── ContextOverflowError     context_overflow
 ├── UnknownModelError            model_not_found
 ├── ExpiredError                 expired: the request's time to live ended before its turn came
+├── ReplacedError                replaced: a newer press of the same button took its place
 ├── UnavailableError             unavailable
 │   ├── QueueFullError           queue_full
 │   ├── ShuttingDownError        shutting_down
@@ -37,6 +40,7 @@ __all__ = [
     "EdgeLLMError",
     "EngineFailedError",
     "ExpiredError",
+    "ForbiddenTopicError",
     "InvalidEncodingError",
     "InvalidIdError",
     "InvalidJSONError",
@@ -45,11 +49,13 @@ __all__ = [
     "NodeOfflineError",
     "PayloadTooLargeError",
     "QueueFullError",
+    "ReplacedError",
     "RetainedRequestError",
     "ShuttingDownError",
     "UnavailableError",
     "UnknownFieldError",
     "UnknownModelError",
+    "UnknownPresetError",
     "UnsupportedFieldError",
     "error_from_code",
 ]
@@ -133,6 +139,18 @@ class RetainedRequestError(InvalidRequestError):
     code = "retained_request"
 
 
+class ForbiddenTopicError(InvalidRequestError):
+    """The response topic is not among those that the node may publish on for others."""
+
+    code = "forbidden_topic"
+
+
+class UnknownPresetError(InvalidRequestError):
+    """The request names a preset that this node does not have."""
+
+    code = "preset_not_found"
+
+
 class PayloadTooLargeError(InvalidRequestError):
     """The request has more bytes than the node takes."""
 
@@ -152,9 +170,15 @@ class UnknownModelError(EdgeLLMError):
 
 
 class ExpiredError(EdgeLLMError):
-    """The request's time to live ended before its turn came."""
+    """The request's time to live, or its time budget, ended before there was an answer."""
 
     code = "expired"
+
+
+class ReplacedError(EdgeLLMError):
+    """A newer press of the same button took the request's place."""
+
+    code = "replaced"
 
 
 class UnavailableError(EdgeLLMError):

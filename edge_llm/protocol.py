@@ -1,4 +1,4 @@
-"""Topics and payloads: what crosses MQTT, the worker's socket and, translated, HTTP.
+"""Payloads: what crosses MQTT, the worker's socket and, translated, HTTP.
 
 The wire types are the engine's types: a request that validates here is what ``Engine.generate``
 takes, and the events that it yields are what a reply is made of.
@@ -19,7 +19,6 @@ from pydantic import (
 from edge_llm.errors import (
     EdgeLLMError,
     InvalidEncodingError,
-    InvalidIdError,
     InvalidJSONError,
     InvalidRequestError,
     PayloadTooLargeError,
@@ -37,15 +36,16 @@ __all__ = [
     "Done",
     "ErrorBody",
     "Event",
+    "EventPayload",
     "FinishReason",
     "Message",
     "ModelInfo",
     "MqttRequest",
     "NodeInfo",
+    "Queued",
     "Response",
     "Started",
     "Timing",
-    "Topics",
     "Usage",
     "is_json",
     "parse_mqtt_request",
@@ -59,17 +59,14 @@ PROTOCOL_VERSION = 1
 MAX_PAYLOAD_BYTES = 256 * 1024
 """More than any context holds; larger requests are refused before they are parsed."""
 
-MAX_ID_CHARS = 128
-"""Per request id, both levels together; keeps response topics within any client's limits."""
+MAX_PARAM_CHARS = 64
+"""Of a field's name in an error; it comes from whoever sent the request."""
 
-RESERVED_LEVELS = frozenset({"delta", "event", "error", "part"})
-"""Second levels that name the messages below a response (design, section 6)."""
+SESSION_NAME = r"^[A-Za-z0-9_.-]{1,64}$"
+"""One topic level, as in ``llm/session/<name>/reset``."""
 
 LATER_FIELDS = frozenset(
     {
-        "preset",
-        "session",
-        "time_budget_s",
         "tools",
         "tool_choice",
         "response_format",
@@ -77,12 +74,11 @@ LATER_FIELDS = frozenset(
         "top_logprobs",
         "retain_s",
         "choices",
-        "parts",
     }
 )
 """Fields of the protocol that this version refuses by name."""
 
-FinishReason = Literal["stop", "length", "cancelled"]
+FinishReason = Literal["stop", "length", "time_budget", "cancelled"]
 
 
 class _Wire(BaseModel):
@@ -142,6 +138,17 @@ class ChatRequest(_Wire):
     """A higher one goes ahead of lower ones that wait."""
     ttl_s: Annotated[float, Field(gt=0, le=86_400)] | None = None
     """Seconds the request may wait for its turn before it is answered ``expired``."""
+    time_budget_s: Annotated[float, Field(gt=0, le=86_400)] | None = None
+    """Seconds from the request's arrival in which the whole answer must be said, waiting included:
+    it ends in time, and on a sentence. Deltas are whole sentences then."""
+    preempt: bool = False
+    """Pause a running request of lower priority, which goes on afterwards."""
+    max_bytes: Annotated[int, Field(ge=16, le=MAX_PAYLOAD_BYTES)] | None = None
+    """Generate no more than what fits into this many bytes of UTF-8; a text reply is cut there,
+    at a sentence or a word."""
+    overflow: Literal["error", "drop_oldest"] = "error"
+    """What to do with a conversation that is longer than the context: refuse it, or leave out the
+    oldest turns."""
 
     @field_validator("stop", mode="before")
     @classmethod
@@ -182,17 +189,33 @@ class ChatRequest(_Wire):
 class MqttRequest(ChatRequest):
     """A request as JSON on ``llm/request/<id>``: what to generate, and how to deliver it."""
 
-    stream: Literal[False, "token", "sentence"] = False
-    """Publish deltas on ``llm/response/<id>/delta``: every piece of text, or whole sentences."""
-    format: Literal["json", "text"] = "json"
-    """JSON replies carry usage and timing; text replies are the bare text."""
-    max_bytes: Annotated[int, Field(ge=16, le=MAX_PAYLOAD_BYTES)] | None = None
-    """Cut the text of the reply at a sentence or word so that it has at most this many bytes."""
+    preset: NonEmptyText | None = None
+    """A persona of this node, which fills in what the request leaves out."""
+    session: Annotated[str, Field(pattern=SESSION_NAME)] | None = None
+    """A conversation that the node remembers: letters, digits, ``-``, ``_``, ``.``."""
+    node: NonEmptyText | None = None
+    """Only this node answers; where several listen, the others leave the request alone."""
+    stream: Literal[False, "token", "word", "sentence"] = False
+    """Publish deltas on ``.../delta``: every piece of text, whole words, or whole sentences."""
+    events: bool = False
+    """Publish what happens on ``.../event``: queued, started, first token, done."""
+    format: Literal["json", "text"] | None = None
+    """JSON replies carry usage and timing; text replies are the bare text. As the request came, if
+    neither it nor its preset says."""
+    parts: bool = False
+    """Also publish the whole text on ``.../part/<n>``, in pieces of at most ``max_bytes``."""
 
     @field_validator("stream", mode="before")
     @classmethod
     def _true_means_token(cls, value: object) -> object:
         return "token" if value is True else value
+
+    @model_validator(mode="after")
+    def _has_one_conversation(self) -> Self:
+        # It may have none: the preset has a prompt of its own.
+        if self.prompt is not None and self.messages is not None:
+            raise ValueError("give either 'prompt' or 'messages'")
+        return self
 
 
 class _Told(_Wire):
@@ -224,6 +247,14 @@ class Timing(_Told):
     """Speed of decoding, the first token left out; none for fewer than two tokens."""
 
 
+class Queued(_Wire):
+    """The request waits; said again when it has moved up."""
+
+    type: Literal["queued"] = "queued"
+    position: int
+    """1 is next."""
+
+
 class Started(_Wire):
     """The request's turn has come."""
 
@@ -247,12 +278,15 @@ class Done(_Wire):
 
     type: Literal["done"] = "done"
     finish_reason: FinishReason
-    """``stop``: the model ended or a stop string came; ``length``: ``max_tokens`` or context."""
+    """``stop``: the model ended or a stop string came; ``length``: ``max_tokens``, ``max_bytes`` or
+    the context; ``time_budget``: the time was up."""
     usage: Usage = Usage()
     timing: Timing = Timing()
+    dropped_messages: int = 0
+    """Oldest messages that were left out, as the conversation was longer than the context."""
 
 
-Event = Annotated[Started | Delta | Done, Field(discriminator="type")]
+Event = Annotated[Queued | Started | Delta | Done, Field(discriminator="type")]
 
 
 class ErrorBody(_Told):
@@ -294,13 +328,17 @@ class Response(_Told):
     model: str | None = None
     """Which model answered."""
     text: str = ""
-    """The whole answer."""
+    """The whole answer; on failure what the preset says instead, if it does."""
+    parts: int | None = None
+    """How many parts were sent, if they were asked for."""
     reasoning: str | None = None
     """What the model thought first, if it was allowed to."""
     finish_reason: FinishReason | None = None
     """Why the text ended; none on failure."""
     usage: Usage | None = None
     timing: Timing | None = None
+    dropped_messages: int | None = None
+    """Oldest messages of the conversation that the context had no room for, if there were any."""
     error: ErrorBody | None = None
     """Present if the request failed."""
 
@@ -311,6 +349,18 @@ class DeltaPayload(_Told):
     seq: int
     """Counts from 0 without gaps."""
     text: str
+
+
+class EventPayload(_Told):
+    """What happened to a request, on ``llm/response/<id>/event``."""
+
+    event: Literal["queued", "started", "first_token", "done", "error"]
+    position: int | None = None
+    """In the queue; 1 is next."""
+    finish_reason: FinishReason | None = None
+    """Why the text ended."""
+    code: str | None = None
+    """Of the error."""
 
 
 class ModelInfo(_Told):
@@ -342,60 +392,15 @@ class NodeInfo(_Told):
     """What generates: ``worker`` or ``paced``."""
     queue_limit: int
     """Most requests that may wait."""
+    presets: tuple[str, ...] = ()
+    """Personas that requests may name."""
+    default_preset: str | None = None
+    """The one that those have which name none."""
     max_payload_bytes: int = MAX_PAYLOAD_BYTES
 
 
-class Topics:
-    """Names of topics below one prefix; the prefix may have several levels."""
-
-    def __init__(self, prefix: str, node: str) -> None:
-        self.prefix = prefix
-        self.node = node
-        self.request_filters = (f"{prefix}/request/+", f"{prefix}/request/+/+")
-        self.cancel_filters = (f"{prefix}/cancel/+", f"{prefix}/cancel/+/+")
-        self.status = f"{prefix}/node/{node}/status"
-        self.activity = f"{prefix}/node/{node}/activity"
-        self.info = f"{prefix}/node/{node}/info"
-        self.error = f"{prefix}/node/{node}/error"
-
-    def request(self, request_id: str) -> str:
-        """Where a request goes."""
-        return f"{self.prefix}/request/{request_id}"
-
-    def cancel(self, request_id: str) -> str:
-        """Where a request is cancelled."""
-        return f"{self.prefix}/cancel/{request_id}"
-
-    def response(self, request_id: str, below: str = "") -> str:
-        """Where a reply goes; ``below`` is one of the reserved levels."""
-        topic = f"{self.prefix}/response/{request_id}"
-        return f"{topic}/{below}" if below else topic
-
-    def is_cancel(self, topic: str) -> bool:
-        """Tell a cancel from a request."""
-        return topic.startswith(f"{self.prefix}/cancel/")
-
-    def request_id(self, topic: str) -> str:
-        """Return the id in a request or cancel topic.
-
-        Raises:
-            InvalidIdError: it could not be answered on a topic of its own.
-        """
-        request_id = topic.removeprefix(f"{self.prefix}/").partition("/")[2]
-        levels = request_id.split("/")
-        if not all(levels):
-            raise InvalidIdError("the request id has an empty level")
-        if len(request_id) > MAX_ID_CHARS:
-            raise InvalidIdError(f"the request id has more than {MAX_ID_CHARS} characters")
-        if not request_id.isprintable():
-            raise InvalidIdError("the request id has control characters")
-        if len(levels) > 1 and levels[1] in RESERVED_LEVELS:
-            raise InvalidIdError(f"the second level of a request id may not be {levels[1]!r}")
-        return request_id
-
-
 def parse_mqtt_request(payload: bytes) -> MqttRequest:
-    """Read a request: an object is JSON, anything else is the prompt, and is answered as text.
+    """Read a request: an object is JSON, anything else is the prompt; nothing leaves it open.
 
     Raises:
         InvalidRequestError: or one below it; exactly one, for the first thing that is wrong.
@@ -410,9 +415,7 @@ def parse_mqtt_request(payload: bytes) -> MqttRequest:
         raise InvalidEncodingError(f"the request is not UTF-8: byte {exc.start} is wrong") from exc
     if is_json(payload):
         return validate(MqttRequest, payload)
-    if not text.strip():
-        raise InvalidRequestError("the prompt is empty", param="prompt")
-    return MqttRequest(prompt=text, format="text")
+    return MqttRequest(prompt=text) if text.strip() else MqttRequest()
 
 
 def is_json(payload: bytes) -> bool:
@@ -443,7 +446,8 @@ def translate(exc: ValidationError) -> InvalidRequestError:
     # Unknown names first: a mistyped field is the likeliest reason for all the others.
     errors = exc.errors(include_url=False, include_context=False)
     first = min(errors, key=lambda error: error["type"] != "extra_forbidden")
-    param = ".".join(str(part) for part in first["loc"] if part != "[key]") or None
+    path = ".".join(str(part) for part in first["loc"] if part != "[key]")
+    param = (path if len(path) <= MAX_PARAM_CHARS else f"{path[:MAX_PARAM_CHARS]}…") or None
     match first["type"]:
         case "json_invalid":
             return InvalidJSONError(f"not JSON: {first['msg'].removeprefix('Invalid JSON: ')}")

@@ -12,9 +12,6 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     SecretStr,
     ValidationError,
@@ -29,15 +26,24 @@ from pydantic_settings import (
 )
 
 from edge_llm.errors import ConfigurationError
+from edge_llm.preset import Preset
+from edge_llm.protocol import MAX_PAYLOAD_BYTES
+from edge_llm.route import Route, find_conflict
+from edge_llm.section import Section, TopicFilter, TopicLevel, TopicPrefix
+from edge_llm.topics import Topics
 
 __all__ = [
+    "ClientSettings",
     "EngineSettings",
     "HttpSettings",
     "LogSettings",
     "MqttSettings",
     "PacedSettings",
     "QueueSettings",
+    "SessionSettings",
     "Settings",
+    "StoreSettings",
+    "TlsSettings",
     "WorkerSettings",
     "load_settings",
 ]
@@ -45,28 +51,35 @@ __all__ = [
 ENV_PREFIX = "EDGE_LLM_"
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-def _topic_level(name: str) -> str:
-    """Names stand in topics and client ids, so they must be one plain level."""
-    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", name):
-        raise ValueError("use 1 to 64 letters, digits, '-', '_' or '.'")
-    return name
-
-
-def _topic_prefix(prefix: str) -> str:
-    for level in prefix.split("/"):
-        _topic_level(level)
-    return prefix
-
-
 def _default_node() -> str:
     return re.sub(r"[^A-Za-z0-9_.-]", "-", socket.gethostname())[:64] or "edge-llm"
 
 
-class MqttSettings(_Section):
+class TlsSettings(Section):
+    """Encryption of the connection to the broker."""
+
+    enabled: bool = False
+    """Speak TLS; brokers do on a port of its own, often 8883."""
+    ca_file: Path | None = None
+    """Certificate of the CA that signed the broker's, PEM; the system's CAs if not given."""
+    cert_file: Path | None = None
+    """Our own certificate, PEM, for brokers that ask for one."""
+    key_file: Path | None = None
+    """Its key, PEM, without a passphrase; looked for in ``cert_file`` if not given."""
+
+
+class ClientSettings(Section):
+    """What holds for the devices whose requests have certain ids."""
+
+    match: Annotated[str, Field(min_length=1)]
+    """The first level of the request id, with wildcards: ``esp*`` is for ``esp1/42``. MQTT does not
+    tell who published a message, so the id is all there is to go by."""
+    max_bytes: Annotated[int, Field(ge=16, le=MAX_PAYLOAD_BYTES)]
+    """Most bytes of a reply, if the request does not say; smaller than the device's buffer, which
+    holds the topic too: 200 for a buffer of 256."""
+
+
+class MqttSettings(Section):
     """The broker, and how requests come from it."""
 
     enabled: bool = True
@@ -79,7 +92,8 @@ class MqttSettings(_Section):
     """User name at the broker."""
     password: SecretStr | None = None
     """Password at the broker."""
-    prefix: Annotated[str, AfterValidator(_topic_prefix)] = "llm"
+    tls: TlsSettings = TlsSettings()
+    prefix: TopicPrefix = "llm"
     """First level or levels of all topics."""
     protocol: Literal["auto", "5", "3.1.1"] = "auto"
     """MQTT version; auto tries 5, and goes back to 3.1.1 where the broker refuses it."""
@@ -90,9 +104,22 @@ class MqttSettings(_Section):
     ack: Literal["response", "receipt"] = "response"
     """Acknowledge a request after its response, so that the broker keeps it until then; or at
     once, for brokers that forget what is not acknowledged within seconds (amqtt)."""
+    max_age_s: Annotated[float, Field(ge=0, le=86_400)] = 120.0
+    """How long a request that does not say may wait for its turn, counted from when it first came
+    in, in seconds; then it is answered ``expired``, and not spoken late. 0 is for ever."""
+    repeat_window_s: Annotated[float, Field(ge=0, le=3600)] = 15.0
+    """After a broken connection, how long the same request under the same id is taken for a
+    repetition by its sender, and given the same answer, in seconds."""
+    response_topics: tuple[TopicFilter, ...] | None = None
+    """Where MQTT 5 requesters may have their replies sent; ``<prefix>/response/#`` and
+    ``+/reply/#`` if not given."""
+    client: tuple[ClientSettings, ...] = ()
+    """Limits by device, the first that matches counts: ``[[mqtt.client]]``."""
+    stop_timeout_s: Annotated[float, Field(ge=0)] = 10.0
+    """How long an answer that has begun may take to end when the node is stopped, in seconds."""
 
 
-class HttpSettings(_Section):
+class HttpSettings(Section):
     """The HTTP bridge."""
 
     enabled: bool = True
@@ -105,14 +132,14 @@ class HttpSettings(_Section):
     """Further names that clients may ask for, with wildcards: ``["gpt-*"]``."""
 
 
-class QueueSettings(_Section):
+class QueueSettings(Section):
     """Requests that wait."""
 
     limit: Annotated[int, Field(ge=0, le=10_000)] = 16
     """Most requests that may wait; more are refused with ``queue_full``."""
 
 
-class WorkerSettings(_Section):
+class WorkerSettings(Section):
     """The process that owns the device."""
 
     model: Path | None = None
@@ -139,7 +166,7 @@ class WorkerSettings(_Section):
     """Pause before a dead worker is replaced, in seconds; doubles up to 30 s."""
 
 
-class PacedSettings(_Section):
+class PacedSettings(Section):
     """Rehearsal at the speed of hardware that is still in the post."""
 
     text: Annotated[str, Field(min_length=1)] = (
@@ -153,7 +180,7 @@ class PacedSettings(_Section):
     """Speed after the first token."""
 
 
-class EngineSettings(_Section):
+class EngineSettings(Section):
     """What generates, and what it does where a request says nothing."""
 
     kind: Literal["worker", "paced"] = "worker"
@@ -181,7 +208,31 @@ class EngineSettings(_Section):
     paced: PacedSettings = PacedSettings()
 
 
-class LogSettings(_Section):
+class StoreSettings(Section):
+    """What outlives a restart: answers that may be asked for again, and conversations."""
+
+    directory: Path | None = None
+    """Where its file is; if not given systemd's state directory, or ``~/.local/state/edge-llm``."""
+    max_age_s: Annotated[float, Field(gt=0)] = 86_400.0
+    """How long a finished answer is kept for a request that is delivered again, in seconds."""
+    max_answers: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+    """Most finished answers that are kept; the oldest go first."""
+    max_mb: Annotated[float, Field(gt=0)] = 64.0
+    """Most megabytes of finished answers that are kept."""
+
+
+class SessionSettings(Section):
+    """Conversations that the node remembers for its clients."""
+
+    idle_expiry_s: Annotated[float, Field(gt=0)] = 1800.0
+    """How long a conversation is remembered after its last turn, in seconds."""
+    max_sessions: Annotated[int, Field(ge=1, le=100_000)] = 1000
+    """Most conversations; that with the oldest last turn goes first."""
+    max_chars: Annotated[int, Field(ge=1000)] = 100_000
+    """Most characters of one conversation, whatever the context holds; the oldest turns go."""
+
+
+class LogSettings(Section):
     """What is logged, and how."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -201,12 +252,40 @@ class Settings(BaseSettings):
         use_attribute_docstrings=True,
     )
 
-    node: Annotated[str, AfterValidator(_topic_level)] = Field(default_factory=_default_node)
+    node: TopicLevel = Field(default_factory=_default_node)
     """This node's name, in its topics and its MQTT client id; the host's name by default."""
     mqtt: MqttSettings = MqttSettings()
     http: HttpSettings = HttpSettings()
     engine: EngineSettings = EngineSettings()
     log: LogSettings = LogSettings()
+    store: StoreSettings = StoreSettings()
+    session: SessionSettings = SessionSettings()
+    preset: dict[TopicLevel, Preset] = {}
+    """Personas: ``[preset.oracle]``."""
+    default_preset: str | None = None
+    """The persona of requests that name none."""
+    route: tuple[Route, ...] = ()
+    """Buttons and sensors that ask without code: ``[[route]]``."""
+
+    @model_validator(mode="after")
+    def _has_its_presets(self) -> Self:
+        known = ", ".join(self.preset) or "none"
+        if self.default_preset is not None and self.default_preset not in self.preset:
+            raise ValueError(
+                f"default_preset: there is no preset {self.default_preset!r} (there are: {known})"
+            )
+        for route in self.route:
+            if route.preset is not None and route.preset not in self.preset:
+                raise ValueError(
+                    f"route {route.id!r}: there is no preset {route.preset!r} (there are: {known})"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _has_no_loops(self) -> Self:
+        if conflict := find_conflict(self.route, Topics(self.mqtt.prefix, self.node)):
+            raise ValueError(conflict)
+        return self
 
     @model_validator(mode="after")
     def _has_a_door(self) -> Self:
@@ -283,7 +362,7 @@ def refuse_unknown_variables(environment: Mapping[str, str]) -> None:
 
 
 def _is_section(annotation: object) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, _Section)
+    return isinstance(annotation, type) and issubclass(annotation, Section)
 
 
 def _describe_variables(exc: SettingsError) -> str:

@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import signal
+import subprocess
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -26,6 +28,7 @@ CONFIG = Path(__file__).parent.parent / "mosquitto" / "edge-llm.conf"
 
 CONNECT = b"\x10"
 CONNACK_UNSUPPORTED = b"\x20\x02\x00\x01"  # as MQTT 3.1.1 says it, section 3.2.2.3
+DISCONNECT_TAKEN_OVER = b"\xe0\x02\x8e\x00"  # MQTT 5, section 3.14; mosquitto 2.0.11 never says it
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,7 @@ class Mosquitto:
         text = [f"{key} {value}" for key, value in lines.items()]
         self._config.write_text("\n".join([*text, *more, ""]))
         self._running: Any = None
+        self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -100,7 +104,12 @@ class Mosquitto:
         """Start it, and wait until it listens."""
         command = [self._program, "-c", str(self._config)]
         self._running = running(command, self.log, lambda: accepts(self.port), None)
-        self._running.__enter__()
+        self._process = self._running.__enter__()
+
+    def reload(self) -> None:
+        """Have it read its passwords and certificates again."""
+        if self._process:
+            self._process.send_signal(signal.SIGHUP)
 
     def stop(self) -> None:
         """Stop it as systemd would: it writes down what it keeps."""
@@ -144,15 +153,21 @@ class Proxy:
     def __init__(self, port: int) -> None:
         self._target = port
         self._writers: set[asyncio.StreamWriter] = set()
+        self._nodes: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self.refuses = False
         self.swallows = False
         """Take what the node sends, and let the broker see none of it."""
         self.only_3_1_1: Literal["refuse", "ignore"] | None = None
         """Act as a broker that does not know MQTT 5: say so as it should, or as amqtt does."""
+        self.only_5 = False
+        """Act as a broker that knows nothing else."""
         self.num_connections = 0
         self.reads = asyncio.Event()
         self.reads.set()
+        self.passes = asyncio.Event()
+        """Cleared, the line stands still in both directions."""
+        self.passes.set()
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._connect, HOST, 0)
@@ -166,6 +181,8 @@ class Proxy:
         traceback: TracebackType | None,
     ) -> None:
         self._server.close()
+        for _ in range(5):  # what was accepted just now takes so many steps to get here
+            await asyncio.sleep(0)
         self.cut()
         for task in tuple(self._tasks):
             task.cancel()
@@ -176,33 +193,46 @@ class Proxy:
         for writer in tuple(self._writers):
             writer.transport.abort()
 
+    def take_over(self) -> None:
+        """Say that another client has the node's id, as MQTT 5 brokers should, and break off."""
+        for writer in tuple(self._nodes):
+            writer.write(DISCONNECT_TAKEN_OVER)
+            writer.close()
+
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         if task:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         self.num_connections += 1
-        if self.refuses:
+        try:
+            if not self.refuses:
+                with suppress(OSError, asyncio.CancelledError):
+                    await self._pass_on(reader, writer)
+        finally:
             writer.transport.abort()
-            return
-        with suppress(OSError, asyncio.CancelledError):
-            broker_reader, broker_writer = await asyncio.open_connection(HOST, self._target)
-            self._writers |= {writer, broker_writer}
-            up = asyncio.create_task(self._pump_up(reader, broker_writer, writer))
-            down = asyncio.create_task(self._pump(broker_reader, writer))
-            try:
-                await asyncio.wait({up, down}, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for end in (writer, broker_writer):
-                    end.transport.abort()
-                up.cancel()
-                down.cancel()
-                await asyncio.gather(up, down, return_exceptions=True)
-                self._writers -= {writer, broker_writer}
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        broker_reader, broker_writer = await asyncio.open_connection(HOST, self._target)
+        self._writers |= {writer, broker_writer}
+        self._nodes.add(writer)
+        up = asyncio.create_task(self._pump_up(reader, broker_writer, writer))
+        down = asyncio.create_task(self._pump(broker_reader, writer))
+        try:
+            await asyncio.wait({up, down}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for end in (writer, broker_writer):
+                end.transport.abort()
+            up.cancel()
+            down.cancel()
+            await asyncio.gather(up, down, return_exceptions=True)
+            self._writers -= {writer, broker_writer}
+            self._nodes.discard(writer)
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
             while data := await reader.read(65536):
+                await self.passes.wait()
                 writer.write(data)
                 await writer.drain()
 
@@ -215,8 +245,10 @@ class Proxy:
         with suppress(OSError):
             while data := await reader.read(65536):
                 await self.reads.wait()
-                if self.only_3_1_1 and data[:1] == CONNECT and b"MQTT\x05" in data[:16]:
-                    if self.only_3_1_1 == "refuse":
+                await self.passes.wait()
+                is_5 = b"MQTT\x05" in data[:16]
+                if data[:1] == CONNECT and (self.only_3_1_1 if is_5 else self.only_5):
+                    if self.only_3_1_1 != "ignore":
                         back.write(CONNACK_UNSUPPORTED)
                         await back.drain()
                 elif not self.swallows:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from edge_llm.engine import EngineState
+from edge_llm.engine.gate import Gate
 from edge_llm.engine.generation import ModelRunner
 from edge_llm.engine.local import LocalEngine
 from edge_llm.engine.model import EmbeddingTable, Geometry
@@ -206,6 +207,7 @@ class FakeModel:
     groups: Groups = GROUPS
     seed: int = 0
     dummy_row: bool = False
+    num_slots: int = 1
     layers: list[FakeLayer] = field(init=False)
     post: FakePost = field(init=False)
     runner: ModelRunner = field(init=False)
@@ -218,7 +220,7 @@ class FakeModel:
         self.post = FakePost(self.seed)
         history_len = self.groups[0][1]
         self.runner = ModelRunner(
-            stack=HostStack(self.layers, self.post),
+            stack=HostStack(self.layers, self.post, num_slots=self.num_slots),
             embedding=FakeEmbedding(self.seed),
             geometry=Geometry(
                 num_layers=NUM_LAYERS,
@@ -281,6 +283,9 @@ class BytePrompter(Prompter):
     def end_ids(self) -> frozenset[int]:
         return frozenset({IM_END})
 
+    def tokenize(self, text: str) -> list[int]:
+        return list(text.encode())
+
     def render(self, conversation: Sequence[Message], *, enable_thinking: bool) -> list[int]:
         ids: list[int] = []
         for turn in conversation:
@@ -309,7 +314,8 @@ class ScriptedEngine:
     """An Engine that does what its script says, once per request.
 
     Args:
-        script: events to yield, exceptions to raise, asyncio events to wait for.
+        script: events to yield while the gate is open, exceptions to raise, asyncio events to
+            wait for.
         models: what it says that it serves.
     """
 
@@ -329,6 +335,7 @@ class ScriptedEngine:
         self.activity = "idle"
         self.requests: list[ChatRequest] = []
         """In the order in which they began."""
+        self.prepared: tuple[tuple[Message, ...], ...] = ()
         self.num_running = 0
         self.most_running = 0
         self.num_closed = 0
@@ -337,7 +344,12 @@ class ScriptedEngine:
     async def ready(self) -> tuple[ModelInfo, ...]:
         return self.models
 
-    async def generate(self, request: ChatRequest) -> AsyncGenerator[Event]:
+    def prepare(self, conversations: Sequence[Sequence[Message]]) -> None:
+        self.prepared = tuple(map(tuple, conversations))
+
+    async def generate(
+        self, request: ChatRequest, gate: Gate | None = None
+    ) -> AsyncGenerator[Event]:
         self.requests.append(request)
         self.num_running += 1
         self.most_running = max(self.most_running, self.num_running)
@@ -351,6 +363,8 @@ class ScriptedEngine:
                     raise step
                 else:
                     await asyncio.sleep(0)
+                    if gate:
+                        await gate.wait_until_open()
                     yield step
             finished = True
         finally:

@@ -1,12 +1,13 @@
 """An engine that does what its prompts say."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 
+from edge_llm.engine.gate import Gate
 from edge_llm.engine.interface import EngineState
 from edge_llm.errors import EdgeLLMError
-from edge_llm.protocol import ChatRequest, Delta, Done, Event, ModelInfo, Started, Usage
+from edge_llm.protocol import ChatRequest, Delta, Done, Event, Message, ModelInfo, Started, Usage
 
 
 @dataclass
@@ -19,6 +20,7 @@ class PromptedEngine:
 
     step_s: float = 0.0
     asked: list[str] = field(default_factory=list)
+    prepared: tuple[tuple[Message, ...], ...] = ()
     num_running: int = 0
     error: Exception | None = None
     release: asyncio.Event = field(default_factory=asyncio.Event)
@@ -30,8 +32,14 @@ class PromptedEngine:
         """Return at once."""
         return self.models
 
-    async def generate(self, request: ChatRequest) -> AsyncGenerator[Event]:
-        """Say the last turn."""
+    def prepare(self, conversations: Sequence[Sequence[Message]]) -> None:
+        """Note what was asked for."""
+        self.prepared = tuple(map(tuple, conversations))
+
+    async def generate(
+        self, request: ChatRequest, gate: Gate | None = None
+    ) -> AsyncGenerator[Event]:
+        """Say the last turn, a word at a time while the gate is open."""
         prompt = request.conversation[-1].content
         self.asked.append(prompt)
         self.num_running += 1
@@ -44,6 +52,8 @@ class PromptedEngine:
             words = prompt.removeprefix("say ").split(" ")
             for number, word in enumerate(words):
                 await asyncio.sleep(self.step_s)
+                if gate:
+                    await gate.wait_until_open()
                 yield Delta(text=f" {word}" if number else word)
                 if number == 0 and prompt.startswith("hold"):
                     await self.release.wait()

@@ -2,16 +2,18 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from edge_llm.engine import Engine
 from edge_llm.engine.queue import QueuedEngine
 from edge_llm.protocol import NodeInfo
-from edge_llm.service import Service
-from edge_llm.settings import MqttSettings, QueueSettings
+from edge_llm.service import Rules, Service
+from edge_llm.settings import MqttSettings, QueueSettings, SessionSettings, StoreSettings
+from edge_llm.store import open_store
 from tests.brokers import Broker, Proxy
 from tests.clients import RawClient, eventually
 from tests.prompted_engine import PromptedEngine
@@ -67,8 +69,7 @@ class Stage:
         self.num_markers += 1
         self.ask("say marker", "marker")
         await self.client.wait_for("llm/response/marker", self.num_markers)
-        assert not self.service._requests
-        await eventually(lambda: not self.service._unconfirmed)
+        await eventually(lambda: not len(self.service._requests))
 
     def finals(self, request_id: str = "a") -> list[bytes]:
         topic = f"llm/response/{request_id}"
@@ -77,19 +78,29 @@ class Stage:
 
 @asynccontextmanager
 async def serving(
-    settings: MqttSettings, engine: Engine, limit: int = 16
+    settings: MqttSettings,
+    engine: Engine,
+    limit: int = 16,
+    *,
+    rules: Rules | None = None,
+    store: Path | None = None,
+    sessions: SessionSettings | None = None,
+    on_command: Callable[[str], None] = lambda _: None,
 ) -> AsyncGenerator[tuple[Service, asyncio.Task[None]]]:
     info = NodeInfo(
         node="stage", version="1", boot_id="b1", models=(), engine="worker", queue_limit=limit
     )
-    service = Service(engine, settings, info)
-    task = asyncio.create_task(service.run())
-    try:
-        yield service, task
-    finally:
-        task.cancel()
-        await asyncio.wait({task}, timeout=5)
-        assert task.cancelled()
+    with open_store(store, StoreSettings(), sessions or SessionSettings()) as kept:
+        service = Service(
+            engine, settings, info, kept, rules=rules or Rules(), on_command=on_command
+        )
+        task = asyncio.create_task(service.run())
+        try:
+            yield service, task
+        finally:
+            task.cancel()
+            await asyncio.wait({task}, timeout=5)
+            assert task.cancelled()
 
 
 @asynccontextmanager
@@ -99,12 +110,16 @@ async def open_stage(
     limit: int = 16,
     settings: MqttSettings | None = None,
     engine: PromptedEngine | None = None,
+    **options: Any,
 ) -> AsyncGenerator[Stage]:
     engine = engine or PromptedEngine()
     queue = QueuedEngine(engine, QueueSettings(limit=limit))
     async with broker.client() as client:
         await client.subscribe("llm/response/#", "llm/node/#")
-        async with serving(settings or broker.settings(), queue, limit) as (service, task):
+        async with serving(settings or broker.settings(), queue, limit, **options) as (
+            service,
+            task,
+        ):
             await eventually(lambda: b"online" in client.payloads(STATUS))
             yield Stage(engine, queue, service, task, client)
 

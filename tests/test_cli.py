@@ -33,7 +33,7 @@ def test_it_says_its_version() -> None:
 
 def test_help_teaches_every_command_and_how_to_set_things() -> None:
     text = run("--help").stdout
-    for command in ("serve", "demo", "ask", "export"):
+    for command in ("serve", "demo", "ask", "watch", "http", "doctor", "export"):
         assert f"edge-llm {command}" in text
         assert run(command, "--help").returncode == 0
     assert "EDGE_LLM_MQTT__HOST" in text
@@ -48,6 +48,10 @@ def test_help_teaches_every_command_and_how_to_set_things() -> None:
         (["export", "/nowhere", "/tmp/out"], "/nowhere"),
         (["ask", ""], "empty"),
         (["ask", "hi", "--temperature", "9"], "temperature"),
+        (["ask", "hi", "--node", "a/b"], "a/b"),
+        (["http", "--node", "#"], "#"),
+        (["http", "--http-port", "99999"], "http.port"),
+        (["watch", "--port", "0"], "mqtt.port"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_it(arguments: list[str], words: str) -> None:
@@ -78,9 +82,11 @@ def test_a_taken_http_port_is_named_with_the_cure() -> None:
     with socket.create_server((HOST, 0)) as taken:
         port = str(taken.getsockname()[1])
         done = run("serve", "--paced", "--no-mqtt", EDGE_LLM_HTTP__PORT=port)
-    assert done.returncode == 1
-    assert f"{HOST}:{port}" in done.stderr
-    assert "EDGE_LLM_HTTP__PORT" in done.stderr
+        bridge = run("http", "--port", str(free_port()), "--http-port", port)
+    for process in (done, bridge):
+        assert process.returncode == 1
+        assert f"{HOST}:{port}" in process.stderr
+        assert "EDGE_LLM_HTTP__PORT" in process.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -2,75 +2,57 @@
 
 import asyncio
 import json
+import subprocess
 import sys
 import time
-from collections.abc import AsyncGenerator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
+from pathlib import Path
 
 import pytest
 
-from edge_llm import client as client_module
-from edge_llm.client import RemoteEngine
-from edge_llm.engine.queue import QueuedEngine
+import edge_llm
+import edge_llm.client
+from edge_llm import ChatRequest, Delta, Done, Message, MqttRequest, Queued, RemoteEngine, Started
 from edge_llm.errors import (
-    BrokerError,
     ContextOverflowError,
     EdgeLLMError,
     EngineFailedError,
+    ExpiredError,
     NodeOfflineError,
     QueueFullError,
+    UnknownFieldError,
     UnknownModelError,
 )
-from edge_llm.protocol import ChatRequest, Delta, Done, Event, Message, Started
-from edge_llm.settings import MqttSettings, QueueSettings
 from tests.brokers import Broker, Mosquitto
 from tests.clients import RawClient, eventually
-from tests.programs import HOST, free_port
+from tests.programs import HOST
 from tests.prompted_engine import PromptedEngine
+from tests.remote import collect, faking, remote, texts
 from tests.stage import serving
-
-
-@asynccontextmanager
-async def remote(
-    broker: Broker, engine: PromptedEngine, timeout_s: float = 5
-) -> AsyncGenerator[RemoteEngine]:
-    queue = QueuedEngine(engine, QueueSettings(limit=2))
-    async with (
-        serving(broker.settings(), queue),
-        RemoteEngine(broker.settings(), timeout_s=timeout_s) as remote,
-    ):
-        await remote.ready()
-        yield remote
-
-
-async def collect(
-    remote: RemoteEngine, prompt: str = "say Good evening to you", model: str | None = None
-) -> list[Event]:
-    request = ChatRequest(prompt=prompt, model=model)
-    async with aclosing(remote.generate(request)) as events:
-        return [event async for event in events]
 
 
 async def test_it_streams(broker: Broker) -> None:
     async with remote(broker, PromptedEngine()) as engine:
         started, *deltas, done = await collect(engine)
     assert started == Started()
-    assert [d.text for d in deltas if isinstance(d, Delta)] == ["Good", " evening", " to", " you"]
+    assert texts(deltas) == ["Good", " evening", " to", " you"]
     assert isinstance(done, Done)
     assert (done.finish_reason, done.usage.completion_tokens) == ("stop", 4)
     assert done.timing.total_s >= 0
 
 
 async def test_the_request_arrives_as_it_was_made(mosquitto: Mosquitto) -> None:
-    request = ChatRequest(
+    request = MqttRequest(
         messages=(Message(role="system", content="Be brief."), Message(role="user", content="Hi")),
         max_tokens=7,
         temperature=0.5,
         stop=("\n",),
         seed=3,
         logit_bias={5: -1.0},
-        priority=9,
+        priority=5,  # the default, but a preset may say otherwise
         ttl_s=30.0,
+        session="visitor7",
+        stream="sentence",
     )
     broker = mosquitto.broker()
     async with broker.client() as spy, remote(broker, PromptedEngine()) as engine:
@@ -79,23 +61,80 @@ async def test_the_request_arrives_as_it_was_made(mosquitto: Mosquitto) -> None:
             assert len([event async for event in events]) == 3
         await eventually(lambda: spy.messages)
     said = json.loads(spy.messages[0].payload)
-    assert said.pop("stream") == "token"
-    assert ChatRequest.model_validate_json(json.dumps(said)) == request
+    ours = {name: said.pop(name) for name in ("node", "events", "format")}
+    assert ours == {"node": "stage", "events": True, "format": "json"}
+    assert MqttRequest.model_validate_json(json.dumps(said)) == request
+    assert "priority" in said
+
+
+async def test_a_plain_request_says_only_what_it_must(mosquitto: Mosquitto) -> None:
+    async with faking(mosquitto.broker()) as node, RemoteEngine(mosquitto.broker().settings()) as e:
+        reply = asyncio.create_task(e.ask("Hi"))
+        topic, said = await node.request()
+        node.end(topic, text="Ho")
+        assert await reply == "Ho"
+    ours = {"node": "x", "stream": "token", "events": True, "format": "json"}
+    assert said == {"prompt": "Hi", **ours}
 
 
 async def test_it_knows_the_models_and_who_is_online(broker: Broker) -> None:
     async with remote(broker, PromptedEngine()) as engine:
         await eventually(lambda: engine.models)
         assert [model.id for model in engine.models] == ["tiny"]
-        assert engine.state == "ready"
+        await eventually(lambda: (engine.state, engine.activity) == ("ready", "idle"))
+        assert engine.is_online
+
+
+async def test_its_state_is_that_of_the_node(mosquitto: Mosquitto) -> None:
+    info = {"node": "x", "version": "1", "boot_id": "b", "engine": "worker", "queue_limit": 1}
+    model = {"id": "tiny", "context_len": 512, "vocab_size": 9}
+    async with faking(mosquitto.broker()) as node, RemoteEngine(mosquitto.broker().settings()) as e:
+        assert (e.state, e.activity) == ("restarting", "offline")
+        node.say("info", {**info, "models": []})
+        node.say("activity", "loading 3/37")
+        await eventually(lambda: e.activity == "loading 3/37")
+        assert str(e.state) == "loading"
+        assert await e.ready() == ()
+        node.say("info", {**info, "models": [model]})
+        node.say("activity", "restarting")
+        await eventually(lambda: e.activity == "restarting")
+        assert str(e.state) == "restarting"
+        node.say("activity", "idle")
+        await eventually(lambda: e.state == "ready")
+        node.say("status", "offline")
+        await eventually(lambda: not e.is_online)
+        assert (e.state, e.activity, e.models) == ("restarting", "offline", ())
 
 
 async def test_requests_run_side_by_side(broker: Broker) -> None:
     async with remote(broker, PromptedEngine()) as engine:
         replies = await asyncio.gather(*(collect(engine, f"say {n} yes") for n in range(3)))
-    for number, (_, *deltas, _) in enumerate(replies):
-        assert [d.text for d in deltas if isinstance(d, Delta)] == [str(number), " yes"]
-    assert not engine._streams
+    for number, events in enumerate(replies):
+        assert texts(events) == [str(number), " yes"]
+    assert not engine._asked
+
+
+async def test_who_waits_is_told_so(broker: Broker) -> None:
+    node = PromptedEngine()
+    async with remote(broker, node) as engine:
+        first = asyncio.create_task(collect(engine, "hold on"))
+        await eventually(lambda: node.num_running)
+        second = asyncio.create_task(collect(engine))
+        await eventually(lambda: len(engine._asked) == 2)
+        await asyncio.sleep(0.1)
+        node.release.set()
+        await first
+        events = await second
+    assert events[:3] == [Queued(position=1), Started(), Delta(text="Good")]
+
+
+async def test_ask_is_the_whole_answer(mosquitto: Mosquitto) -> None:
+    async with remote(mosquitto.broker(), PromptedEngine()) as engine:
+        assert await engine.ask("say Good evening.", max_tokens=9) == "Good evening."
+        messages = [{"role": "user", "content": "say Yes."}]
+        assert await engine.ask(messages=messages) == "Yes."
+        with pytest.raises(UnknownFieldError, match="max_token"):
+            await engine.ask("Hi", max_token=3)
 
 
 @pytest.mark.parametrize(
@@ -109,12 +148,12 @@ async def test_requests_run_side_by_side(broker: Broker) -> None:
     ids=lambda error: error.code,
 )
 async def test_errors_are_the_same_on_both_sides(mosquitto: Mosquitto, error: EdgeLLMError) -> None:
-    async with remote(mosquitto.broker(), PromptedEngine(error=error)) as engine:
+    async with remote(mosquitto.broker(), PromptedEngine(error=error), retries=0) as engine:
         with pytest.raises(EdgeLLMError) as caught:
             await collect(engine)
         assert type(caught.value) is type(error)
         assert vars(caught.value) == vars(error)
-        assert not engine._streams
+        assert not engine._asked
 
 
 async def test_an_unknown_model_is_an_error_of_its_own(mosquitto: Mosquitto) -> None:
@@ -124,19 +163,67 @@ async def test_an_unknown_model_is_an_error_of_its_own(mosquitto: Mosquitto) -> 
 
 
 async def test_deltas_that_got_lost_are_made_up_for(mosquitto: Mosquitto) -> None:
-    """They travel at QoS 0; the node here sends the first and the final message only."""
+    """They travel at QoS 0; after a gap the rest comes with the final message."""
     broker = mosquitto.broker()
-    async with broker.client() as node, RemoteEngine(broker.settings(), timeout_s=5) as engine:
-        node.publish("llm/node/x/status", "online", retain=True)
-        await node.subscribe("llm/request/#")
+    async with faking(broker) as node, RemoteEngine(broker.settings()) as engine:
         reply = asyncio.create_task(collect(engine))
-        await eventually(lambda: node.messages)
-        topic = node.messages[0].topic.replace("request", "response")
-        node.publish(f"{topic}/delta", '{"seq": 0, "text": "Good"}', 0)
-        final = {"id": "x", "node": "x", "text": "Good evening", "finish_reason": "stop"}
-        node.publish(topic, json.dumps(final))
-        _, *deltas, _ = await reply
-    assert [d.text for d in deltas if isinstance(d, Delta)] == ["Good", " evening"]
+        topic, _ = await node.request()
+        node.delta(topic, 0, "Good")
+        node.delta(topic, 2, " to")
+        node.delta(topic, 3, " you")
+        node.end(topic, text="Good evening to you", reasoning="Be polite.")
+        started, *deltas, done = await reply
+    assert deltas == [Delta(text="Good"), Delta(text=" evening to you", reasoning="Be polite.")]
+    assert (started, type(done)) == (Started(), Done)
+
+
+# Queue full --------------------------------------------------------------------------------------
+
+
+async def test_a_full_queue_is_asked_again_when_it_said_so(mosquitto: Mosquitto) -> None:
+    broker = mosquitto.broker()
+    async with faking(broker) as node, RemoteEngine(broker.settings()) as engine:
+        reply = asyncio.create_task(collect(engine))
+        begin = time.monotonic()
+        asked = []
+        for number in range(3):
+            topic, _ = await node.request(number)
+            asked.append(topic)
+            node.fail(topic, QueueFullError("too many", retry_after_s=0.2))
+        topic, _ = await node.request(3)
+        took_s = time.monotonic() - begin
+        node.end(topic, text="Good")
+        assert texts(await reply) == ["Good"]
+    assert len({*asked, topic}) == 4
+    assert 0.6 <= took_s < 2
+
+
+async def test_a_queue_that_stays_full_is_given_up(mosquitto: Mosquitto) -> None:
+    broker = mosquitto.broker()
+    async with faking(broker) as node, RemoteEngine(broker.settings(), retries=1) as engine:
+        reply = asyncio.create_task(collect(engine))
+        for number in range(2):
+            topic, _ = await node.request(number)
+            node.fail(topic, QueueFullError("too many", retry_after_s=0.05))
+        with pytest.raises(QueueFullError) as caught:
+            await reply
+        assert caught.value.retry_after_s == 0.05
+        assert not node.num_cancels
+
+
+async def test_it_does_not_wait_for_a_queue_beyond_its_time(mosquitto: Mosquitto) -> None:
+    broker = mosquitto.broker()
+    async with faking(broker) as node, RemoteEngine(broker.settings(), total_timeout_s=5) as engine:
+        reply = asyncio.create_task(collect(engine))
+        begin = time.monotonic()
+        topic, _ = await node.request()
+        node.fail(topic, QueueFullError("too many", retry_after_s=30))
+        with pytest.raises(QueueFullError):
+            await reply
+        assert time.monotonic() - begin < 3
+
+
+# Ends ---------------------------------------------------------------------------------------------
 
 
 async def test_closing_it_cancels_at_the_node(broker: Broker) -> None:
@@ -148,7 +235,7 @@ async def test_closing_it_cancels_at_the_node(broker: Broker) -> None:
                     break
         await eventually(lambda: not node.num_running)
         assert not node.release.is_set()
-        assert not engine._streams
+        assert not engine._asked
 
 
 async def test_cancelling_its_task_cancels_at_the_node(broker: Broker) -> None:
@@ -162,50 +249,69 @@ async def test_cancelling_its_task_cancels_at_the_node(broker: Broker) -> None:
         await eventually(lambda: not node.num_running)
 
 
-async def test_without_a_node_it_says_so_quickly(
-    broker: Broker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(client_module, "STATUS_TIMEOUT_S", 0.2)
-    async with RemoteEngine(broker.settings(), timeout_s=60) as engine:
+async def test_a_total_timeout_ends_it_at_the_node_too(mosquitto: Mosquitto) -> None:
+    node = PromptedEngine()
+    async with remote(mosquitto.broker(), node, total_timeout_s=0.5) as engine:
         begin = time.monotonic()
-        with pytest.raises(NodeOfflineError, match="edge-llm serve"):
-            await collect(engine)
-        assert time.monotonic() - begin < 2
-        assert engine.state == "restarting"
-
-
-async def test_a_node_that_was_stopped_is_not_there(
-    mosquitto: Mosquitto, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(client_module, "STATUS_TIMEOUT_S", 0.2)
-    broker = mosquitto.broker()
-    async with remote(broker, PromptedEngine()):
-        pass
-    async with RemoteEngine(broker.settings()) as engine:
-        with pytest.raises(NodeOfflineError):
-            await engine.ready()
+        with pytest.raises(ExpiredError, match=r"no whole answer within 0\.5 s"):
+            await collect(engine, "hold the line")
+        assert 0.4 < time.monotonic() - begin < 2
+        await eventually(lambda: not node.num_running)
 
 
 async def test_a_node_that_falls_silent_is_given_up(mosquitto: Mosquitto) -> None:
     node = PromptedEngine()
-    async with remote(mosquitto.broker(), node, timeout_s=0.3) as engine:
+    async with remote(mosquitto.broker(), node, silence_timeout_s=0.3) as engine:
         with pytest.raises(NodeOfflineError, match=r"said nothing for 0\.3 s"):
             await collect(engine, "hold the line")
+        await eventually(lambda: not node.num_running)
 
 
-async def test_without_a_broker_it_says_so_after_its_timeout() -> None:
-    settings = MqttSettings(host=HOST, port=free_port())
-    async with RemoteEngine(settings, timeout_s=0.2) as engine:
-        with pytest.raises(BrokerError, match=f"{HOST}:{settings.port} does not answer"):
-            await collect(engine)
+# As a library -------------------------------------------------------------------------------------
+
+
+def examples() -> list[str]:
+    blocks = (edge_llm.client.__doc__ or "").split("::\n")[1:]
+    return [block.split("\nWith ``generate``")[0].replace("\n    ", "\n") for block in blocks]
+
+
+@pytest.mark.parametrize("number", [0, 1])
+async def test_the_examples_run(mosquitto: Mosquitto, tmp_path: Path, number: int) -> None:
+    program = tmp_path / "example.py"
+    source = examples()[number]
+    assert 'host="broker.local"' in source
+    here = f'host="{HOST}", port={mosquitto.port}'
+    program.write_text(source.replace('host="broker.local"', here))
+    async with serving(mosquitto.broker().settings(), PromptedEngine()):
+        code, out, err = await run(str(program))
+    assert (code, err) == (0, "")
+    assert out.startswith(("Who are you?\n", "Tell me a poem. (stop, ")[number])
+
+
+def test_importing_the_package_costs_nothing() -> None:
+    check = "import sys, edge_llm; print({'pydantic', 'paho', 'structlog'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_what_the_package_promises_is_there() -> None:
+    assert all(getattr(edge_llm, name) for name in edge_llm.__all__)
+    with pytest.raises(AttributeError, match="RemoteEngin"):
+        edge_llm.RemoteEngin  # type: ignore[attr-defined]  # noqa: B018
+    stub = Path(edge_llm.__file__).with_suffix(".pyi").read_text()
+    assert all(f'"{name}"' in stub for name in edge_llm.__all__)
 
 
 # edge-llm ask ------------------------------------------------------------------------------------
 
 
 async def ask(port: int, *arguments: str) -> tuple[int, str, str]:
+    return await run("-m", "edge_llm", "ask", "--port", str(port), *arguments)
+
+
+async def run(*arguments: str) -> tuple[int, str, str]:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "edge_llm", "ask", "--port", str(port), *arguments),
+        *(sys.executable, *arguments),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )

@@ -2,10 +2,12 @@
 
 import re
 from pathlib import Path
+from typing import get_args
 
 from edge_llm.cli import _make_parser
 from edge_llm.errors import EdgeLLMError
-from edge_llm.protocol import MqttRequest, Response, Timing, Usage
+from edge_llm.protocol import EventPayload, MqttRequest, Response, Timing, Usage
+from edge_llm.settings import load_settings
 
 ROOT = Path(__file__).parents[1]
 
@@ -50,3 +52,20 @@ def test_the_two_commands_are_one_line_each() -> None:
         ".venv/bin/edge-llm demo",
         ".venv/bin/python -m pytest",
     ]
+
+
+def test_the_settings_of_the_documentation_are_settings(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "buttons.md").read_text()
+    blocks = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == 4
+    file = tmp_path / "edge-llm.toml"
+    file.write_text("\n".join(blocks))
+    settings = load_settings(file)
+    assert set(settings.preset) == {"oracle", "robot"}
+    assert [route.id for route in settings.route] == ["button", "weather"]
+    assert settings.mqtt.client[0].match == "esp*"
+
+
+def test_every_event_is_documented_and_no_other() -> None:
+    events = get_args(EventPayload.model_fields["event"].annotation)
+    assert first_column(section("Events")) - {"event"} == set(events)

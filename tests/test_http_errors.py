@@ -5,7 +5,7 @@ import gzip
 import json
 import socket
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import aiohttp
@@ -29,7 +29,16 @@ from edge_llm.errors import (
     UnavailableError,
     UnknownModelError,
 )
-from edge_llm.protocol import MAX_PAYLOAD_BYTES, ChatRequest, Delta, Done, Event, ModelInfo, Started
+from edge_llm.protocol import (
+    MAX_PAYLOAD_BYTES,
+    ChatRequest,
+    Delta,
+    Done,
+    Event,
+    Message,
+    ModelInfo,
+    Started,
+)
 from edge_llm.settings import HttpSettings
 
 HELLO: dict[str, Any] = {"messages": [{"role": "user", "content": "Hello"}]}
@@ -47,6 +56,9 @@ class FailingEngine:
         self.errors: list[Exception] = []
         self.before: tuple[Event, ...] = ()
         self.num_asked = 0
+
+    def prepare(self, conversations: Sequence[Sequence[Message]]) -> None:
+        """Nothing is prepared."""
 
     async def generate(self, request: ChatRequest) -> AsyncGenerator[Event]:
         self.num_asked += 1
@@ -160,7 +172,7 @@ BAD_FIELDS: list[tuple[dict[str, object], str, str | None]] = [
     ({"web_search_options": {}}, "unsupported_field", "web_search_options"),
     ({"temprature": 1}, "unknown_field", "temprature"),
     ({"temprature": 1, "top_p": 9}, "unknown_field", "temprature"),
-    ({"max_bytes": 100}, "unknown_field", "max_bytes"),
+    ({"max_bytes": 100}, "unsupported_field", "max_bytes"),
 ]
 
 

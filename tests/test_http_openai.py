@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any
 
 import aiohttp
@@ -21,6 +21,7 @@ from edge_llm.protocol import (
     Done,
     Event,
     FinishReason,
+    Message,
     ModelInfo,
     Started,
     Usage,
@@ -48,6 +49,9 @@ class ScriptedEngine:
         self.started = asyncio.Event()
         self.closed_at: float | None = None
         self.closed = asyncio.Event()
+
+    def prepare(self, conversations: Sequence[Sequence[Message]]) -> None:
+        """Nothing is prepared."""
 
     async def generate(self, request: ChatRequest) -> AsyncGenerator[Event]:
         self.asked.append(request)
@@ -247,7 +251,10 @@ async def test_every_parameter_reaches_the_engine(
         "repeat_penalty": 1.1,
         "repeat_last_n": 32,
         "priority": 9,
+        "preempt": True,
         "ttl_s": 30,
+        "time_budget_s": 20,
+        "overflow": "drop_oldest",
         "chat_template_kwargs": {"enable_thinking": True},
     }
     await client.chat.completions.create(

@@ -44,7 +44,7 @@ def done(events: Sequence[Event]) -> Done:
 class Said(FakeModel):
     """A model that says set tokens, whatever it is asked."""
 
-    def __init__(self, token_ids: Sequence[int]) -> None:
+    def __init__(self, token_ids: Sequence[int], strength: float = 50) -> None:
         super().__init__()
         self.said = list(token_ids)
         compute = self.post.run
@@ -53,7 +53,7 @@ class Said(FakeModel):
             outputs = compute(feed, group)
             for scores in outputs.values():
                 scores[:] = 0
-                scores[..., self.said.pop(0)] = 50
+                scores[..., self.said.pop(0)] = strength
             return outputs
 
         self.post.run = say  # type: ignore[method-assign]
@@ -96,6 +96,31 @@ def test_max_tokens_ends_the_answer() -> None:
 def test_max_tokens_of_the_settings_hold_where_a_request_says_nothing() -> None:
     engine = make_local_engine(Said(b"Good night."), temperature=0.0, max_tokens=4)
     assert text(run(engine, ask(max_tokens=None, logit_bias=None))) == "Good"
+
+
+def test_max_bytes_end_the_answer_with_one_token_too_many() -> None:
+    text_16 = b"Sixteen letters."
+    assert text(said([*text_16, *b" More."], max_bytes=16)) == "Sixteen letters. "
+    assert done(said([*text_16, *b" More."], max_bytes=16)).finish_reason == "length"
+    assert text(said([*text_16, IM_END], max_bytes=16)) == "Sixteen letters."
+    assert done(said([*text_16, IM_END], max_bytes=16)).finish_reason == "stop"
+
+
+def test_max_bytes_are_bytes_of_the_answer() -> None:
+    greek = "αβγδεζηθ ικλ".encode()
+    assert text(said(greek, max_bytes=16)) == "αβγδεζηθ "
+    reasoning = [THINK, *b"a long thought about it", THINK + 1, *b"Yes, of course it is."]
+    events = said(reasoning, max_bytes=16, max_tokens=60, enable_thinking=True)
+    assert text(events) == "Yes, of course it"
+
+
+@pytest.mark.parametrize("cut", [5, 16, 17])
+def test_max_bytes_hold_across_a_resume(cut: int) -> None:
+    whole = b"Sixteen letters. More."
+    engine = make_local_engine(Said(whole[cut:]), temperature=0.0)
+    events = run(engine, ask(logit_bias=None, max_bytes=16), list(whole[:cut]))
+    assert text(events) == whole[cut:17].decode()
+    assert done(events).finish_reason == "length"
 
 
 def test_a_stop_string_ends_the_answer_at_once() -> None:

@@ -36,7 +36,7 @@ INVALID: tuple[bytes, ...] = (
     b"",
     b"{}",
     b'{"prompt": "x", "tpyo": 1}',
-    b'{"prompt": "x", "preset": "y"}',
+    b'{"prompt": "x", "tools": []}',
 )
 
 
@@ -141,14 +141,13 @@ async def play(
 
 
 def check_nothing_is_left(service: Service, queue: QueuedEngine, engine: PromptedEngine) -> None:
-    assert not service._requests
-    assert not service._unconfirmed
-    assert not service._cancelled
+    assert not len(service._requests)
+    assert not service._conversations._locks
     assert not service._cleared
     assert not service._mqtt._outgoing
-    assert not service._mqtt._held
-    assert not service._mqtt._unacknowledged
-    assert service._mqtt._incoming.empty()
+    assert not service._mqtt._inbox._held
+    assert not service._mqtt._inbox._handed_out
+    assert service._mqtt._inbox._incoming.empty()
     assert not queue._waiting
     assert not queue._running
     assert engine.num_running == 0
@@ -177,7 +176,7 @@ async def run_rounds(mosquitto: Mosquitto, num_rounds: int, num_requests: int) -
         try:
             for number in range(num_rounds):
                 ends = await play(clients, random.Random(seed), num_requests)
-                await eventually(lambda: not (service._unconfirmed or service._requests))
+                await eventually(lambda: not len(service._requests))
                 await eventually(lambda: not service._mqtt._outgoing)
                 check_nothing_is_left(service, queue, engine)
                 for client in clients:

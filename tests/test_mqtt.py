@@ -11,7 +11,7 @@ from typing import Any, Literal
 import pytest
 from structlog.testing import capture_logs
 
-from edge_llm import mqtt
+from edge_llm import mqtt, mqtt_link
 from edge_llm.errors import BrokerError
 from edge_llm.mqtt import MqttConnection, Publication, Subscription, Will
 from edge_llm.settings import MqttSettings
@@ -25,7 +25,7 @@ Protocol = Literal["5", "3.1.1"]
 @pytest.fixture(autouse=True)
 def reconnects_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mqtt, "RECONNECT_DELAY_S", (0.05, 0.1))
-    monkeypatch.setattr(mqtt, "ANSWER_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(mqtt_link, "ANSWER_TIMEOUT_S", 0.3)
 
 
 @asynccontextmanager
@@ -73,7 +73,7 @@ async def test_it_speaks_the_newest_version_that_the_broker_does(broker: Broker)
 
 async def test_it_sets_tcp_nodelay(broker: Broker) -> None:
     async with connected(broker.settings()) as connection:
-        sock = connection._client.socket()
+        sock = connection._link.client.socket()
         assert isinstance(sock, socket.socket)
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
@@ -137,7 +137,7 @@ async def test_leaving_at_any_moment_of_the_connecting_ends_it(broker: Broker) -
             await asyncio.sleep(delay_s)
         assert time.monotonic() - begin < 1.5
         await asyncio.sleep(0.02)  # a downgrade that goes on would connect now
-        assert connection._client.socket() is None
+        assert connection._link.client.socket() is None
         assert not connection.is_connected
 
 
@@ -254,7 +254,7 @@ async def test_no_more_than_it_wants_come_at_once_and_qos_0_overtakes(
             connection.ack(publication)
         for _ in range(38):
             [publication] = await receive(connection)
-            assert len(connection._unacknowledged) <= 2
+            assert connection._inbox.num_unacknowledged <= 2
             topics.append(publication.topic)
             connection.ack(publication)
         assert topics == [f"t/{number}" for number in range(2, 40)]
@@ -274,6 +274,7 @@ async def test_subscriptions_are_made_anew_when_the_broker_forgot_them(
             await eventually(lambda: not connection.is_connected)
             mosquitto.start()
             await eventually(lambda: len(connects) == 2)
+            await asyncio.wait_for(connection.publish("ready", b"", 1), 5)
             async with broker.client() as client:
                 client.publish("t/new", b"hello")
                 assert [p.payload for p in await receive(connection)] == [b"hello"]

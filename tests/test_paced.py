@@ -50,6 +50,24 @@ async def test_max_tokens_ends_it(max_tokens: int, text: str, reason: str) -> No
     assert events[-1].finish_reason == reason
 
 
+@pytest.mark.parametrize(
+    ("max_bytes", "text", "reason"),
+    [
+        (16, "One two,\nthree  four.", "length"),  # one word more than fits shows that it was cut
+        (20, TEXT, "length"),
+        (21, TEXT + " Five.", "length"),
+        (27, TEXT + " Five.", "stop"),
+    ],
+)
+async def test_max_bytes_ends_it_with_one_token_too_many(
+    max_bytes: int, text: str, reason: str
+) -> None:
+    events = await collect(make(TEXT + " Five."), max_bytes=max_bytes)
+    assert "".join(event.text for event in events if isinstance(event, Delta)) == text
+    assert isinstance(events[-1], Done)
+    assert events[-1].finish_reason == reason
+
+
 async def test_it_keeps_the_pace() -> None:
     engine = make(ttft_s=0.06, tokens_per_s=50)
     begin = time.monotonic()

@@ -9,9 +9,7 @@ from pydantic import BaseModel, TypeAdapter
 from edge_llm.errors import EdgeLLMError, InvalidIdError, InvalidRequestError, error_from_code
 from edge_llm.protocol import (
     LATER_FIELDS,
-    MAX_ID_CHARS,
     MAX_PAYLOAD_BYTES,
-    RESERVED_LEVELS,
     ChatRequest,
     Delta,
     DeltaPayload,
@@ -25,11 +23,11 @@ from edge_llm.protocol import (
     Response,
     Started,
     Timing,
-    Topics,
     Usage,
     parse_mqtt_request,
     validate,
 )
+from edge_llm.topics import MAX_ID_CHARS, RESERVED_LEVELS, Topics
 
 TOPICS = Topics("llm", "stage")
 
@@ -49,23 +47,27 @@ def refused(payload: bytes) -> InvalidRequestError:
     return error.value
 
 
+@pytest.mark.parametrize("payload", [b"", b" \n\t", b"{}", b'{"prompt": null}'])
+def test_a_request_may_leave_the_prompt_to_its_preset(payload: bytes) -> None:
+    request = parse_mqtt_request(payload)
+    assert (request.prompt, request.messages) == (None, None)
+
+
 @pytest.mark.parametrize("text", ["Hi", " Hi\n", "[1, 2]", '"{}"', "12", "null", "Größe 🦊", "a{}"])
 def test_what_is_not_an_object_is_the_prompt(text: str) -> None:
     request = parse_mqtt_request(text.encode())
-    assert (request.prompt, request.format, request.stream) == (text, "text", False)
+    assert (request.prompt, request.format, request.stream) == (text, None, False)
     assert request.conversation == (Message(role="user", content=text),)
 
 
 def test_an_object_is_json() -> None:
     request = parse_mqtt_request(b' \n{"prompt": "Hi", "max_tokens": 5}')
-    assert (request.prompt, request.max_tokens, request.format) == ("Hi", 5, "json")
+    assert (request.prompt, request.max_tokens, request.format) == ("Hi", 5, None)
 
 
 @pytest.mark.parametrize(
     ("payload", "code", "param"),
     [
-        (b"", "invalid_request", "prompt"),
-        (b" \n\t", "invalid_request", "prompt"),
         (b"\xff\xfe", "invalid_utf8", None),
         (b'{"prompt": "\xe4"}', "invalid_utf8", None),
         ("Grüße".encode("latin-1"), "invalid_utf8", None),
@@ -76,11 +78,9 @@ def test_an_object_is_json() -> None:
         (b'{"prompt": "Hi",}', "invalid_json", None),
         (b'{"prompt": "\\ud83e"}', "invalid_json", None),
         (b'{"prompt": ' + b"[" * 5000 + b"]" * 5000 + b"}", "invalid_json", None),
-        (b"{}", "invalid_request", None),
         (body(messages=[{"role": "user", "content": "Hi"}]), "invalid_request", None),
         (body(prompt=""), "invalid_request", "prompt"),
         (body(prompt=" \n"), "invalid_request", "prompt"),
-        (body(prompt=None), "invalid_request", None),
         (body(prompt=5), "invalid_request", "prompt"),
         (body(prompt=["Hi"]), "invalid_request", "prompt"),
         (turns(), "invalid_request", "messages"),
@@ -227,6 +227,14 @@ def test_a_request_that_sets_all_survives_the_wire() -> None:
         stream="sentence",
         format="text",
         max_bytes=99,
+        time_budget_s=3.0,
+        preempt=True,
+        overflow="drop_oldest",
+        preset="oracle",
+        session="booth-1",
+        node="stage",
+        events=True,
+        parts=True,
     )
     assert set(MqttRequest.model_fields) - request.model_fields_set == {"prompt"}
     assert MqttRequest.model_validate_json(request.model_dump_json()) == request

@@ -4,13 +4,14 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import AsyncIterator, MutableMapping
+from collections.abc import AsyncGenerator, AsyncIterator, MutableMapping
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
-from edge_llm.engine.queue import QueuedEngine
+from edge_llm.engine.gate import Gate
+from edge_llm.engine.queue import QueuedEngine, _Turn
 from edge_llm.errors import (
     ContextOverflowError,
     EdgeLLMError,
@@ -18,7 +19,17 @@ from edge_llm.errors import (
     QueueFullError,
     UnknownModelError,
 )
-from edge_llm.protocol import ChatRequest, Delta, Done, Event, Started, Usage
+from edge_llm.protocol import (
+    ChatRequest,
+    Delta,
+    Done,
+    Event,
+    Message,
+    Queued,
+    Started,
+    Timing,
+    Usage,
+)
 from edge_llm.settings import QueueSettings
 from tests.fakes import ScriptedEngine
 
@@ -71,10 +82,10 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def given(turn: asyncio.Future[None]) -> None:
+async def given(turn: _Turn) -> None:
     """Wait until a turn is given, and not a moment longer."""
     for _ in range(40):
-        if turn.done():
+        if turn.position == 0:
             return
         await asyncio.sleep(0)
     raise AssertionError("nobody gave it")
@@ -171,6 +182,43 @@ async def test_a_request_whose_turn_does_not_come_in_time_expires(gated: Gated) 
     assert order(gated) == "ac"
 
 
+@pytest.mark.parametrize(("ttl_s", "time_budget_s"), [(None, 0.02), (9, 0.02), (0.02, 9)])
+async def test_whichever_ends_first_ends_the_waiting(
+    gated: Gated, ttl_s: float | None, time_budget_s: float
+) -> None:
+    engine = queued(gated)
+    running = start(engine)
+    with pytest.raises(ExpiredError, match=r"0\.02 s"):
+        await start(engine, ttl_s=ttl_s, time_budget_s=time_budget_s)
+    gated.gate.set()
+    await running
+
+
+async def test_the_engine_is_given_what_is_left_of_a_time_budget(gated: Gated) -> None:
+    engine = queued(gated)
+    running, waiting = start(engine, time_budget_s=9), start(engine, time_budget_s=9)
+    await asyncio.sleep(0.05)
+    gated.gate.set()
+    await asyncio.gather(running, waiting)
+    first, second = (request.time_budget_s or 0 for request in gated.requests)
+    assert 8.9 < first < 9
+    assert 8.5 < second <= 8.95
+
+
+async def test_a_turn_that_comes_with_the_last_moment_of_a_budget_is_a_valid_request() -> None:
+    scripted = ScriptedEngine()
+    engine = queued(scripted)
+    events = engine.generate(ask(time_budget_s=0.001))
+    scripted.ready = late  # type: ignore[method-assign]
+    [event async for event in events]
+    (request,) = scripted.requests
+    ChatRequest.model_validate(request.model_dump())
+
+
+async def late() -> Any:
+    time.sleep(0.01)  # noqa: ASYNC251 - the loop sees no timeout in it
+
+
 async def test_time_to_live_ends_with_the_turn(gated: Gated) -> None:
     engine = queued(gated)
     task = start(engine, ttl_s=0.01)
@@ -233,7 +281,7 @@ async def test_cancelled_in_the_very_moment_the_turn_is_given(gated: Gated) -> N
     engine = queued(gated)
     running, waiting, last = (start(engine, name) for name in "abc")
     await settle()
-    waiting_turn = engine._waiting[0].turn
+    waiting_turn = engine._waiting[0]
     running.cancel()
     await given(waiting_turn)
     waiting.cancel()  # the turn is its own, but it has not woken yet
@@ -279,7 +327,7 @@ async def test_nobody_slips_in_between(gated: Gated) -> None:
     engine = queued(gated)
     running, waiting = start(engine, "a"), start(engine, "b")
     await settle()
-    turn = engine._waiting[0].turn
+    turn = engine._waiting[0]
     running.cancel()
     await given(turn)
     newcomer = start(engine, "c")
@@ -454,3 +502,263 @@ async def test_a_closed_request_is_one_line(gated: Gated, taken: int) -> None:
     assert [line["event"] for line in logs] == [
         "request.done" if taken == 4 else "request.cancelled"
     ]
+
+
+async def collect_into(said: list[Event], engine: QueuedEngine, request: ChatRequest) -> None:
+    async for event in engine.generate(request):
+        said.append(event)  # noqa: PERF401 - each at once, to be looked at
+
+
+async def test_who_waits_is_told_the_position_and_each_change_of_it(gated: Gated) -> None:
+    engine = queued(gated)
+    said: dict[str, list[Event]] = {name: [] for name in "abcd"}
+    tasks = {}
+    for name, priority in (("a", 5), ("b", 5), ("c", 5), ("d", 9)):
+        request = ask(name, priority=priority)
+        tasks[name] = asyncio.create_task(collect_into(said[name], engine, request))
+        await settle()
+    assert said["a"] == [Started()]
+    assert said["b"] == [Queued(position=1), Queued(position=2)]  # d goes ahead
+    assert said["c"] == [Queued(position=2), Queued(position=3)]
+    assert said["d"] == [Queued(position=1)]
+    await cancel(tasks["b"])
+    await settle()
+    assert said["c"] == [Queued(position=2), Queued(position=3), Queued(position=2)]
+    gated.gate.set()
+    await asyncio.gather(tasks["a"], tasks["c"], tasks["d"])
+    assert said["c"][3:5] == [Queued(position=1), Started()]
+    assert said["d"][:2] == [Queued(position=1), Started()]
+    assert not [event for event in said["a"] if isinstance(event, Queued)]
+
+
+async def test_positions_that_nobody_looked_at_are_not_told_late(gated: Gated) -> None:
+    engine = queued(gated)
+    running, ahead = start(engine), start(engine)
+    await settle()
+    async with contextlib.aclosing(engine.generate(ask("z"))) as events:
+        assert await anext(events) == Queued(position=2)
+        gated.gate.set()
+        await asyncio.gather(running, ahead)
+        assert await anext(events) == Started()
+
+
+async def test_what_is_to_be_prepared_is_handed_on() -> None:
+    scripted = ScriptedEngine()
+    turn = Message(role="system", content="You are a fox.")
+    queued(scripted).prepare([[turn], []])
+    assert scripted.prepared == ((turn,), ())
+
+
+async def test_a_speed_that_the_engine_knows_counts() -> None:
+    done = DONE.model_copy(update={"timing": Timing(tokens_per_s=4.0)})
+    scripted = ScriptedEngine([Started(), Delta(text="a"), Delta(text="b"), done])
+    last = (await collect(queued(scripted), ask()))[-1]
+    assert isinstance(last, Done)
+    assert last.timing.tokens_per_s == 4.0
+
+
+class Stepping(ScriptedEngine):
+    """Says the prompt letter by letter, one whenever a step is granted and its gate is open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said = ""
+        """The letters of all requests, in the order in which they came."""
+        self.steps = asyncio.Semaphore(0)
+
+    async def generate(
+        self, request: ChatRequest, gate: Gate | None = None
+    ) -> AsyncGenerator[Event]:
+        self.requests.append(request)
+        self.num_running += 1
+        try:
+            yield Started()
+            for letter in request.prompt or "":
+                assert gate
+                await gate.wait_until_open()
+                await self.steps.acquire()
+                if not gate.is_open:
+                    self.steps.release()
+                    await gate.wait_until_open()
+                    await self.steps.acquire()
+                self.said += letter
+                yield Delta(text=letter)
+            yield DONE
+        finally:
+            self.num_running -= 1
+
+    async def grant(self, num_steps: int) -> None:
+        for _ in range(num_steps):
+            self.steps.release()
+            await settle()
+
+
+@pytest.fixture
+async def stepping() -> AsyncIterator[Stepping]:
+    """An engine that must be quiet in the end."""
+    engine = Stepping()
+    yield engine
+    await settle()
+    assert engine.num_running == 0
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+def text_of(task: asyncio.Task[list[Event]]) -> str:
+    return "".join(event.text for event in task.result() if isinstance(event, Delta))
+
+
+async def test_a_request_that_may_preempt_pauses_a_lower_one(stepping: Stepping) -> None:
+    engine = queued(stepping)
+    low = start(engine, "aaaa", priority=1)
+    await settle()
+    await stepping.grant(2)
+    high = start(engine, "BB", priority=2, preempt=True)
+    await settle()
+    await stepping.grant(20)
+    assert stepping.said == "aaBBaa"
+    assert (text_of(low), text_of(high)) == ("aaaa", "BB")
+    assert not [event for event in high.result() if isinstance(event, Queued)]
+    assert engine.activity == "idle"
+
+
+@pytest.mark.parametrize(
+    ("preempt", "priority"), [(False, 9), (True, 5), (True, 4)], ids=["may not", "equal", "lower"]
+)
+async def test_nobody_else_is_paused(stepping: Stepping, preempt: bool, priority: int) -> None:
+    engine = queued(stepping)
+    first = start(engine, "aaa")
+    await settle()
+    await stepping.grant(1)
+    second = start(engine, "b", priority=priority, preempt=preempt)
+    await settle()
+    await stepping.grant(20)
+    assert stepping.said == "aaab"
+    await asyncio.gather(first, second)
+
+
+async def test_several_may_be_paused(stepping: Stepping) -> None:
+    engine = queued(stepping)
+    tasks = []
+    for name, priority in (("aa", 1), ("bb", 2), ("cc", 3)):
+        tasks.append(start(engine, name, priority=priority, preempt=True))
+        await settle()
+        await stepping.grant(1)
+    await stepping.grant(20)
+    assert stepping.said == "abccba"
+    await asyncio.gather(*tasks)
+
+
+async def test_who_waits_goes_before_a_paused_one_of_lower_priority_only(
+    stepping: Stepping,
+) -> None:
+    engine = queued(stepping)
+    paused = start(engine, "pp", priority=5)
+    await settle()
+    await stepping.grant(1)
+    others = [start(engine, name, priority=n) for name, n in (("l", 4), ("e", 5), ("h", 6))]
+    others.append(start(engine, "X", priority=9, preempt=True))
+    await settle()
+    assert [turn.position for turn in engine._waiting] == [1, 3, 4]  # h, (p), e, l
+    await stepping.grant(20)
+    assert stepping.said == "pXhpel"
+    await asyncio.gather(paused, *others)
+
+
+async def test_one_with_a_higher_priority_that_waits_goes_first(stepping: Stepping) -> None:
+    engine = queued(stepping)
+    low = start(engine, "aa", priority=1)
+    await settle()
+    await stepping.grant(1)
+    waiting = start(engine, "w", priority=9)
+    preempting = start(engine, "P", priority=7, preempt=True)
+    await settle()
+    await stepping.grant(20)
+    assert stepping.said == "awPa"
+    assert preempting.result()[0] == Queued(position=1)
+    await asyncio.gather(low, waiting)
+
+
+async def test_a_full_queue_does_not_keep_out_who_need_not_wait(stepping: Stepping) -> None:
+    engine = queued(stepping, limit=0)
+    low = start(engine, "aa", priority=1)
+    await settle()
+    high = start(engine, "B", priority=2, preempt=True)
+    await settle()
+    with pytest.raises(QueueFullError):
+        await collect(engine, ask(priority=2, preempt=True))
+    await stepping.grant(20)
+    assert stepping.said == "Baa"
+    await asyncio.gather(low, high)
+
+
+async def test_a_paused_request_that_is_cancelled_goes_at_once(stepping: Stepping) -> None:
+    engine = queued(stepping)
+    low = start(engine, "aa", priority=1)
+    await settle()
+    await stepping.grant(1)
+    high = start(engine, "BB", priority=2, preempt=True)
+    await settle()
+    await cancel(low)
+    assert stepping.num_running == 1
+    assert engine._paused == []
+    last = start(engine, "c", priority=1)
+    await settle()
+    await stepping.grant(20)
+    assert stepping.said == "aBBc"
+    await asyncio.gather(high, last)
+
+
+async def test_the_paused_one_goes_on_when_the_other_is_cancelled(stepping: Stepping) -> None:
+    engine = queued(stepping)
+    low = start(engine, "aa", priority=1)
+    await settle()
+    await stepping.grant(1)
+    high = start(engine, "BB", priority=2, preempt=True)
+    await settle()
+    await cancel(high)
+    await stepping.grant(20)
+    assert stepping.said == "aa"
+    await low
+
+
+async def test_a_pause_is_not_part_of_the_speed(stepping: Stepping) -> None:
+    engine = queued(stepping)
+    low = start(engine, "aaa", priority=1)
+    await settle()
+    await stepping.grant(2)
+    high = start(engine, "B", priority=2, preempt=True)
+    await asyncio.sleep(0.1)
+    await stepping.grant(20)
+    done = low.result()[-1]
+    assert isinstance(done, Done)
+    assert done.timing.tokens_per_s is not None
+    assert done.timing.tokens_per_s > 2 / 0.1
+    assert done.timing.total_s >= 0.1
+    await high
+
+
+async def test_pauses_and_cancels_at_any_moment_leak_nothing(stepping: Stepping) -> None:
+    dice = random.Random(3)
+    engine = queued(stepping, limit=100)
+    for _ in range(60):
+        stepping.said = ""
+        tasks = []
+        for n in range(8):
+            name = "abcdefgh"[n] * 3
+            fields = {"priority": dice.randrange(4), "preempt": dice.random() < 0.5}
+            tasks.append(start(engine, name, **fields))
+            for _ in range(dice.randrange(6)):
+                await asyncio.sleep(0)
+            stepping.steps.release()
+            if dice.random() < 0.4:
+                dice.choice(tasks).cancel()
+        await settle()
+        await stepping.grant(40)
+        for task in tasks:
+            assert task.done()
+            assert task.cancelled() or len(text_of(task)) == 3
+        assert not engine._waiting
+        assert not engine._paused
+        assert not engine._running
+        assert stepping.num_running == 0
+        stepping.steps = asyncio.Semaphore(0)

@@ -17,6 +17,7 @@ from structlog.testing import capture_logs
 
 from edge_llm.engine.paced import PacedEngine
 from edge_llm.engine.queue import QueuedEngine
+from edge_llm.mqtt import MqttConnection
 from edge_llm.settings import EngineSettings, PacedSettings, QueueSettings
 from tests.brokers import Broker, Mosquitto, Proxy, open_amqtt
 from tests.clients import RawClient, eventually
@@ -27,7 +28,9 @@ from tests.stage import (
     STATUS,
     Protocol,
     Stage,
+    open_proxied,
     open_stage,
+    retained,
     serving,
 )
 
@@ -108,9 +111,9 @@ async def test_an_answer_that_overtakes_the_copy_of_its_request_is_the_only_one(
             mosquitto.stop()
             await eventually(lambda: not stage.service._mqtt.is_connected)
             stage.engine.release.set()
-            await eventually(lambda: not stage.service._requests)
+            await eventually(lambda: not stage.service._requests.num_running)
             mosquitto.start()
-            await eventually(lambda: not stage.service._unconfirmed)
+            await eventually(lambda: not len(stage.service._requests))
             await eventually(stage.client.paho.is_connected)
             await stage.client.subscribe("llm/response/#")
             await stage.settle()
@@ -138,14 +141,14 @@ async def test_an_answer_comes_after_a_restart_of_the_broker(
             mosquitto.stop()
             await eventually(lambda: not service._mqtt.is_connected)
             engine.release.set()
-            await eventually(lambda: not service._requests)
+            await eventually(lambda: not service._requests.num_running)
             proxy.refuses = True
             mosquitto.start()
             async with broker.client() as listener:
                 await listener.subscribe("llm/response/#", STATUS)
                 proxy.refuses = False
                 assert await listener.wait_for(FINAL) == [b"hold the line"]
-                await eventually(lambda: not service._unconfirmed)
+                await eventually(lambda: not len(service._requests))
                 listener.publish("llm/request/marker", "say marker")
                 await listener.wait_for("llm/response/marker")
                 assert listener.payloads(FINAL) == [b"hold the line"]
@@ -231,22 +234,160 @@ async def test_the_expiry_of_mqtt_5_is_a_time_to_live(mosquitto: Mosquitto) -> N
         await stage.settle()
 
 
-async def test_a_stop_answers_what_is_in_hand_within_a_second(stage: Stage) -> None:
-    for number in range(10):
-        stage.ask({"prompt": "hold the line"}, f"{number}", qos=number % 2)
-    stage.ask("hold the line", "text")
-    await eventually(lambda: stage.queue.num_waiting == 10)
-    begin = time.monotonic()
-    stage.task.cancel()
-    await asyncio.wait({stage.task}, timeout=5)
-    assert time.monotonic() - begin < 1
-    for number in range(10):
-        error = (await stage.final(f"{number}"))["error"]
-        assert error["code"] == "shutting_down"
-        assert len(stage.finals(f"{number}")) == 1
-    assert (await stage.error("text")).startswith("shutting_down: ")
-    await eventually(lambda: states(stage.client) == [b"online", b"offline"])
-    assert (stage.engine.num_running, stage.queue.num_waiting) == (0, 0)
+async def test_a_stop_lets_end_what_has_begun_and_hands_back_the_rest(
+    mosquitto: Mosquitto, protocol: Protocol, tmp_path: Path
+) -> None:
+    broker = mosquitto.broker(protocol)
+    store = tmp_path / "node.sqlite3"
+    async with open_stage(broker, store=store) as stage:
+        stage.ask("hold the line", "begun")
+        await eventually(lambda: stage.engine.num_running)
+        for number in range(4):
+            stage.ask({"prompt": f"say {number}"}, f"{number}", qos=number % 2)
+        await eventually(lambda: stage.queue.num_waiting == 4)
+        begin = time.monotonic()
+        stage.task.cancel()
+        for number in (0, 2):  # at QoS 0: the broker has forgotten them
+            assert (await stage.final(f"{number}"))["error"]["code"] == "shutting_down"
+        stage.engine.release.set()
+        assert await stage.text("begun") == "hold the line"
+        await asyncio.wait({stage.task}, timeout=5)
+        assert time.monotonic() - begin < 1
+        await eventually(lambda: states(stage.client) == [b"online", b"offline"])
+        assert not stage.finals("1") + stage.finals("3")
+        engine = PromptedEngine()
+        async with serving(broker.settings(), QueuedEngine(engine, QueueSettings()), store=store):
+            for number in (1, 3):  # its next life has them
+                assert (await stage.final(f"{number}"))["text"] == f"{number}"
+        assert sorted(engine.asked) == ["say 1", "say 3"]
+
+
+async def test_a_stop_waits_no_longer_than_it_may(mosquitto: Mosquitto, protocol: Protocol) -> None:
+    broker = mosquitto.broker(protocol)
+    async with open_stage(broker, settings=broker.settings(stop_timeout_s=0.3)) as stage:
+        stage.ask("hold the line", "begun")
+        stage.ask({"prompt": "hold the line"}, "other", qos=0)
+        await eventually(lambda: stage.queue.num_waiting)
+        begin = time.monotonic()
+        stage.task.cancel()
+        await asyncio.wait({stage.task}, timeout=5)
+        assert 0.3 <= time.monotonic() - begin < 1
+        assert (await stage.final("other"))["error"]["code"] == "shutting_down"
+        assert not stage.finals("begun")
+        assert (stage.engine.num_running, stage.queue.num_waiting) == (0, 0)
+        async with serving(broker.settings(), QueuedEngine(PromptedEngine(), QueueSettings())) as (
+            service,
+            _,
+        ):
+            await eventually(lambda: service._requests.num_running)  # it is back
+            stage.cancel("begun")
+            assert await stage.text("begun") == "hold"
+
+
+async def test_a_second_stop_ends_the_wait(mosquitto: Mosquitto) -> None:
+    async with open_stage(mosquitto.broker()) as stage:
+        stage.ask({"prompt": "hold the line"}, qos=0)
+        await eventually(lambda: stage.engine.num_running)
+        stage.task.cancel()
+        await asyncio.sleep(0.05)
+        begin = time.monotonic()
+        stage.task.cancel()
+        await asyncio.wait({stage.task}, timeout=5)
+        assert time.monotonic() - begin < 1
+        assert (await stage.final())["error"]["code"] == "shutting_down"
+
+
+async def test_what_cannot_go_back_is_told() -> None:
+    """amqtt has forgotten a request by then."""
+    async with open_amqtt() as port:
+        broker = Broker(port, "3.1.1", ack="receipt", is_mosquitto=False)
+        settings = broker.settings(stop_timeout_s=0)
+        async with open_stage(broker, settings=settings) as stage:
+            stage.ask({"prompt": "hold the line"}, "json")
+            stage.ask("hold the line", "text")
+            await eventually(lambda: stage.queue.num_waiting)
+            stage.task.cancel()
+            assert (await stage.final("json"))["error"]["code"] == "shutting_down"
+            assert (await stage.error("text")).startswith("shutting_down: ")
+
+
+async def test_an_answer_that_was_given_is_given_again_and_not_made_anew(
+    mosquitto: Mosquitto, protocol: Protocol, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node dies when its answer is out, before the broker has heard that the request is done."""
+    broker, store = mosquitto.broker(protocol), tmp_path / "node.sqlite3"
+    async with broker.client() as client:
+        await client.subscribe("llm/response/#", STATUS)
+        with monkeypatch.context() as patch:
+            patch.setattr(MqttConnection, "ack", lambda _self, _publication: None)
+            queue = QueuedEngine(PromptedEngine(), QueueSettings())
+            async with serving(broker.settings(), queue, store=store):
+                await client.wait_for(STATUS)
+                client.publish("llm/request/a", '{"prompt": "say Yes"}')
+                await client.wait_for(FINAL)
+        engine = PromptedEngine()
+        async with serving(broker.settings(), QueuedEngine(engine, QueueSettings()), store=store):
+            first, second = await client.wait_for(FINAL, 2)
+            client.publish("llm/request/b", "say marker")
+            await client.wait_for("llm/response/b")
+        assert first == second  # with its timing, to the byte
+        assert engine.asked == ["say marker"]
+
+
+async def test_the_same_press_after_an_answer_is_a_new_question(stage: Stage) -> None:
+    for number in range(3):
+        stage.ask("say Yes")
+        await stage.client.wait_for(FINAL, number + 1)
+    assert stage.engine.asked == ["say Yes"] * 3
+
+
+async def test_who_repeats_after_a_broken_line_is_given_the_same_answer(
+    mosquitto: Mosquitto, protocol: Protocol
+) -> None:
+    broker = mosquitto.broker(protocol)
+    async with Proxy(broker.port) as proxy, open_proxied(broker, proxy) as stage:
+        stage.ask({"prompt": "say Yes"})
+        await stage.final()
+        proxy.cut()
+        await eventually(lambda: proxy.num_connections == 2)
+        await eventually(lambda: stage.service._mqtt.is_connected)
+        stage.ask({"prompt": "say Yes"})  # a new message to the broker, as it comes from a sender
+        first, second = await stage.client.wait_for(FINAL, 2)
+        assert first == second
+        stage.ask({"prompt": "say No"})
+        await stage.client.wait_for(FINAL, 3)
+        assert stage.engine.asked == ["say Yes", "say No"]
+
+
+async def test_a_request_is_as_old_as_when_it_first_came(
+    mosquitto: Mosquitto, protocol: Protocol, tmp_path: Path
+) -> None:
+    broker, store = mosquitto.broker(protocol), tmp_path / "node.sqlite3"
+    settings = broker.settings(max_age_s=0.6, stop_timeout_s=0)
+    async with open_stage(broker, settings=settings, store=store) as stage:
+        stage.ask({"prompt": "hold the line"}, "a")
+        stage.ask({"prompt": "say never", "ttl_s": 0.4}, "b")
+        stage.ask({"prompt": "say patient", "ttl_s": 60}, "c")
+        await eventually(lambda: stage.queue.num_waiting == 2)
+        stage.task.cancel()
+        await asyncio.wait({stage.task}, timeout=5)
+        begin = time.monotonic()
+        await eventually(lambda: time.monotonic() - begin > 0.7)
+        engine = PromptedEngine()
+        async with serving(settings, QueuedEngine(engine, QueueSettings()), store=store):
+            for request_id in ("a", "b"):
+                assert (await stage.final(request_id))["error"]["code"] == "expired"
+            assert (await stage.final("c"))["text"] == "patient"
+        assert engine.asked == ["say patient"]
+
+
+async def test_a_late_will_does_not_win(mosquitto: Mosquitto, protocol: Protocol) -> None:
+    broker = mosquitto.broker(protocol)
+    async with open_stage(broker) as stage:
+        await eventually(lambda: stage.client.payloads(STATUS))
+        stage.client.publish(STATUS, b"offline", 1, retain=True)  # as an earlier life's will
+        await eventually(lambda: states(stage.client)[-2:] == [b"offline", b"online"])
+        assert await retained(broker, STATUS) == [b"online"]
 
 
 async def test_a_stop_without_a_broker_takes_no_longer(mosquitto: Mosquitto) -> None:

@@ -7,7 +7,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from edge_llm.mqtt import MqttConnection, Publication
-from edge_llm.protocol import MAX_ID_CHARS
+from edge_llm.topics import MAX_ID_CHARS
 from tests.brokers import Broker, Mosquitto, Proxy
 from tests.clients import eventually
 from tests.stage import ERROR, FINAL, Protocol, Stage, open_proxied, open_stage, retained
@@ -58,8 +58,10 @@ BAD_JSON: dict[str, tuple[str | bytes, str]] = {
     "unknown format": ('{"prompt": "x", "format": "xml"}', "invalid_request"),
     "tiny max_bytes": ('{"prompt": "x", "max_bytes": 15}', "invalid_request"),
     "unknown field": ('{"prompt": "x", "temprature": 1}', "unknown_field"),
-    "preset": ('{"prompt": "x", "preset": "oracle"}', "unsupported_field"),
-    "session": ('{"prompt": "x", "session": "s"}', "unsupported_field"),
+    "preset": ('{"prompt": "x", "preset": "oracle"}', "preset_not_found"),
+    "session": ('{"prompt": "x", "session": "a/b"}', "invalid_request"),
+    "budget": ('{"prompt": "x", "time_budget_s": 0}', "invalid_request"),
+    "parts": ('{"prompt": "x", "parts": true}', "invalid_request"),
     "tools": ('{"prompt": "x", "tools": []}', "unsupported_field"),
     "model": ('{"prompt": "x", "model": "gpt-4"}', "model_not_found"),
     "1 MB": ('{"prompt": "' + "x" * 1_000_000 + '"}', "payload_too_large"),
@@ -204,7 +206,7 @@ async def test_clearing_a_retained_request_is_not_a_request(mosquitto: Mosquitto
 async def test_an_id_in_flight_is_refused_off_the_first_ones_topic(stage: Stage) -> None:
     stage.ask({"prompt": "hold the line"})
     await eventually(lambda: stage.engine.num_running)
-    stage.ask({"prompt": "say second"})
+    stage.ask({"prompt": "hold the line"})
     assert json.loads(await stage.error())["code"] == "duplicate_id"
     stage.engine.release.set()
     assert (await stage.final())["text"] == "hold the line"
@@ -214,10 +216,19 @@ async def test_an_id_in_flight_is_refused_off_the_first_ones_topic(stage: Stage)
 async def test_a_text_duplicate_gets_code_and_message(stage: Stage) -> None:
     stage.ask("hold the line")
     await eventually(lambda: stage.engine.num_running)
-    stage.ask("say second")
+    stage.ask("hold the line")
     assert (await stage.error()).startswith("duplicate_id: ")
     stage.engine.release.set()
     assert await stage.text() == "hold the line"
+
+
+async def test_an_id_in_flight_with_another_question_is_another_request(stage: Stage) -> None:
+    stage.ask("hold the line")
+    await eventually(lambda: stage.engine.num_running)
+    stage.ask("say second")
+    await eventually(lambda: stage.queue.num_waiting)
+    stage.engine.release.set()
+    assert await stage.client.wait_for(FINAL, 2) == [b"hold the line", b"say second"[4:]]
 
 
 async def test_what_the_broker_repeats_is_answered_once(

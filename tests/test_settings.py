@@ -167,3 +167,45 @@ def test_every_setting_is_described() -> None:
                 assert field.description, name
 
     check(Settings)
+
+
+PERSONA = """
+default_preset = "oracle"
+[preset.oracle]
+system_prompt = "An oracle."
+stop = ["#"]
+[[route]]
+topic = "house/+/button"
+preset = "oracle"
+respond_to = "house/{{ levels[1] }}/speaker"
+[[mqtt.client]]
+match = "esp*"
+max_bytes = 200
+"""
+
+
+def test_personas_and_buttons_come_from_the_file(tmp_path: Path) -> None:
+    settings = load_settings(write(tmp_path, PERSONA))
+    assert settings.preset["oracle"].stop == ("#",)
+    assert settings.route[0].id == "house-button"
+    assert settings.mqtt.client[0].max_bytes == 200
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "names"),
+    [
+        ('default_preset = "oracle"', 'default_preset = "cat"', "there is no preset 'cat'"),
+        ('\npreset = "oracle"', '\npreset = "cat"', "route 'house-button': there is no preset"),
+        ("[preset.oracle]", '[preset."a/b"]', "letters, digits"),
+        ("stop", "stopp", "preset.oracle.stopp: there is no such setting"),
+        ("house/{{ levels[1] }}/speaker", "house/{{ levels[1] }}/button", "would never stop"),
+        ("house/+/button", "house/+x/button", "'+' may only stand alone"),
+        ("max_bytes = 200", "max_bytes = 2", "mqtt.client.0.max_bytes"),
+    ],
+)
+def test_mistakes_in_personas_and_buttons_are_named(
+    tmp_path: Path, old: str, new: str, names: str
+) -> None:
+    assert old in PERSONA
+    with pytest.raises(ConfigurationError, match=re.escape(names)):
+        load_settings(write(tmp_path, PERSONA.replace(old, new)))

@@ -24,16 +24,19 @@ from edge_llm.engine import open_engine
 from edge_llm.engine.frames import (
     FROM_WORKER,
     Cancel,
-    Failed,
+    FromWorker,
     Generate,
+    GivenUp,
     Happened,
     Loading,
     Ready,
     Start,
+    ToWorker,
     encode,
 )
+from edge_llm.engine.link import Link
 from edge_llm.engine.local import LocalEngine
-from edge_llm.engine.worker import WorkerEngine, _Link
+from edge_llm.engine.worker import WorkerEngine
 from edge_llm.engine.worker_process import _Worker
 from edge_llm.errors import ContextOverflowError, EdgeLLMError, EngineFailedError, ModelError
 from edge_llm.protocol import ChatRequest, Delta, Done, Event, Started
@@ -70,10 +73,11 @@ async def open_worker(model: Path, **worker: Any) -> AsyncIterator[WorkerEngine]
 def ask(max_tokens: int = LONG, **fields: Any) -> ChatRequest:
     # A random model would end its answer now and then.
     defaults: dict[str, Any] = {
+        "prompt": "What does the fox say?",
         "temperature": 0.0,
         "logit_bias": dict.fromkeys(CONTROL_IDS, -100.0),
     }
-    return ChatRequest(prompt="What does the fox say?", max_tokens=max_tokens, **defaults | fields)
+    return ChatRequest(max_tokens=max_tokens, **defaults | fields)
 
 
 async def collect(
@@ -177,7 +181,7 @@ async def test_a_line_that_death_cut_off_is_not_read(model_dir: Path) -> None:
     reader = asyncio.StreamReader()
     reader.feed_data(encode(Loading(done=1, total=4)) + b'{"type":"happened","id')
     reader.feed_eof()
-    await engine._listen(reader, cast(_Link, None))
+    await engine._listen(reader, cast(Link, None))
     assert engine.activity == "loading 1/4"
 
 
@@ -221,7 +225,7 @@ async def test_a_cancelled_request_leaves_no_trace(model_dir: Path) -> None:
                 for _ in range(taken):
                     await anext(events)
             link = engine._link.result()
-            assert link.streams == {}
+            assert link._asked == {}
             text, _ = await collect(engine, ask(30))
             assert text == expected
 
@@ -327,10 +331,10 @@ class RawWorker:
             if stream:
                 stream.close()
 
-    def send(self, *frames: Start | Generate | Cancel) -> None:
+    def send(self, *frames: ToWorker) -> None:
         self.socket.sendall(b"".join(encode(frame) for frame in frames))
 
-    def frames(self) -> Iterator[Loading | Ready | Happened | Failed]:
+    def frames(self) -> Iterator[FromWorker]:
         for line in self._reader:
             yield FROM_WORKER.validate_json(line)
 
@@ -400,16 +404,19 @@ def test_nothing_of_a_cancelled_request_comes_after_the_next_ones_first_event(
         worker.send(Generate(id=1, request=ask()))
         worker.wait_text()
         worker.send(Cancel(id=1), Generate(id=2, request=ask(5)))
-        events: list[tuple[int, Event]] = []
+        frames: list[Happened | GivenUp] = []
         for frame in worker.frames():
-            assert isinstance(frame, Happened)
-            events.append((frame.id, frame.event))
-            if isinstance(frame.event, Done):
+            assert isinstance(frame, Happened | GivenUp)
+            frames.append(frame)
+            if isinstance(frame, Happened) and isinstance(frame.event, Done):
                 break
-        ids = [request_id for request_id, _ in events]
+        ids = [frame.id for frame in frames]
         assert ids == sorted(ids)
         assert ids[-1] == 2
         assert ids.count(1) < LONG / 2
+        assert [n for n, frame in enumerate(frames) if isinstance(frame, GivenUp)] == [
+            ids.index(2) - 1
+        ]
 
 
 def test_a_cancel_takes_effect_before_the_next_step() -> None:
@@ -417,7 +424,7 @@ def test_a_cancel_takes_effect_before_the_next_step() -> None:
     steps = []
 
     class Endless:
-        def generate(self, request: ChatRequest, resume: object) -> Generator[Event]:
+        def generate(self, *_args: object) -> Generator[Event]:
             yield Started()
             for step in range(100):
                 steps.append(step)
@@ -427,10 +434,11 @@ def test_a_cancel_takes_effect_before_the_next_step() -> None:
 
     with ours, theirs:
         worker = _Worker(theirs)
-        worker._answer(cast(LocalEngine, Endless()), Generate(id=1, request=ask()))
-        sent = ours.recv(65536).splitlines()
+        worker._answer(cast(LocalEngine, Endless()), Generate(id=1, request=ask()), 0.0)
+        sent = [FROM_WORKER.validate_json(line) for line in ours.recv(65536).splitlines()]
     assert steps == [0, 1, 2, 3]
-    assert len(sent) == 1 + 3  # Started and three deltas
+    assert len(sent) == 1 + 3 + 1  # Started, three deltas, and that it is out of hand
+    assert sent[-1] == GivenUp(id=1)
     assert worker._cancelled == set()
 
 

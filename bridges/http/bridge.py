@@ -11,7 +11,7 @@ from aiohttp import web
 
 from edge_llm.engine import Engine
 from edge_llm.errors import EngineFailedError, ShuttingDownError, UnknownModelError
-from edge_llm.protocol import ChatRequest, Delta, Done, Event, ModelInfo
+from edge_llm.protocol import ChatRequest, Delta, Done, Event, ModelInfo, Queued
 from edge_llm.settings import HttpSettings
 
 __all__ = ["BRIDGE", "Bridge", "Reply"]
@@ -65,9 +65,13 @@ class Bridge:
         # client that goes away would do it, but asyncio keeps the two apart.
         limit = asyncio.timeout(None)
         try:
-            async with limit, aclosing(self.engine.generate(chat)) as events:
+            async with (
+                limit,
+                aclosing(self.engine.generate(chat)) as events,
+                aclosing(_without_queue(events)) as begun,
+            ):
                 self._limits.add(limit)
-                yield events
+                yield begun
         except TimeoutError as exc:
             if not limit.expired():
                 raise
@@ -100,6 +104,13 @@ class Bridge:
         self._stopping = True
         for limit in self._limits:
             limit.reschedule(asyncio.get_running_loop().time())
+
+
+async def _without_queue(events: AsyncGenerator[Event]) -> AsyncGenerator[Event]:
+    """Leave out the places in the queue: HTTP has no word for them but its headers, later."""
+    async for event in events:
+        if not isinstance(event, Queued):
+            yield event
 
 
 BRIDGE = web.AppKey("bridge", Bridge)

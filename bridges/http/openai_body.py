@@ -12,6 +12,7 @@ __all__ = ["OpenAIChatBody"]
 
 NEUTRAL: dict[str, tuple[object, ...]] = {
     "n": (1,),
+    "max_bytes": (),  # the engine ends there, but only MQTT's replies are cut there
     "tools": ([],),
     "tool_choice": ("none", "auto"),
     "functions": ([],),

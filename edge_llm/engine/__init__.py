@@ -1,6 +1,6 @@
 """Text in, text out: the Engine interface, and the factory that opens the one in the settings."""
 
 from edge_llm.engine.factory import open_engine
-from edge_llm.engine.interface import Engine, EngineState
+from edge_llm.engine.interface import Engine, EngineState, PausableEngine
 
-__all__ = ["Engine", "EngineState", "open_engine"]
+__all__ = ["Engine", "EngineState", "PausableEngine", "open_engine"]

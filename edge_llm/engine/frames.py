@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from edge_llm.protocol import ChatRequest, ErrorBody, Event, ModelInfo
+from edge_llm.protocol import ChatRequest, ErrorBody, Event, Message, ModelInfo
 from edge_llm.settings import EngineSettings
 
 __all__ = [
@@ -15,44 +15,60 @@ __all__ = [
     "TO_WORKER",
     "Cancel",
     "Failed",
+    "Frame",
+    "FromWorker",
     "Generate",
+    "GivenUp",
     "Happened",
     "Loading",
+    "Prepare",
     "Ready",
     "Start",
+    "ToWorker",
     "encode",
 ]
 
 
-class _Frame(BaseModel):
+class Frame(BaseModel):
+    """What all frames are."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Start(_Frame):
+class Start(Frame):
     """First of all: load the model that the settings name."""
 
     type: Literal["start"] = "start"
     settings: EngineSettings
 
 
-class Generate(_Frame):
+class Generate(Frame):
     """Answer a request; they run one after another."""
 
     type: Literal["generate"] = "generate"
     id: int
     request: ChatRequest
+    """Its time budget, if it has one, counts from when the frame is read."""
     resume: tuple[int, ...] = ()
-    """Tokens of the answer that an earlier worker has generated."""
+    """Tokens of the answer that have been generated before: by a worker that died, or by this one,
+    before the request was paused."""
 
 
-class Cancel(_Frame):
-    """Give a request up before its next step."""
+class Cancel(Frame):
+    """Give a request up before its next step; answered with ``GivenUp`` if it was in hand."""
 
     type: Literal["cancel"] = "cancel"
     id: int
 
 
-class Loading(_Frame):
+class Prepare(Frame):
+    """Keep the KV rows of these beginnings of conversations ready, the most wanted one first."""
+
+    type: Literal["prepare"] = "prepare"
+    conversations: tuple[tuple[Message, ...], ...]
+
+
+class Loading(Frame):
     """Progress of loading, in files."""
 
     type: Literal["loading"] = "loading"
@@ -60,7 +76,7 @@ class Loading(_Frame):
     total: int
 
 
-class Ready(_Frame):
+class Ready(Frame):
     """The model is loaded."""
 
     type: Literal["ready"] = "ready"
@@ -69,7 +85,7 @@ class Ready(_Frame):
     """For the log: why this runtime, and what the self-test found."""
 
 
-class Happened(_Frame):
+class Happened(Frame):
     """An event of a request."""
 
     type: Literal["happened"] = "happened"
@@ -77,7 +93,14 @@ class Happened(_Frame):
     event: Event
 
 
-class Failed(_Frame):
+class GivenUp(Frame):
+    """A request was cancelled before it ended, and is out of hand."""
+
+    type: Literal["given_up"] = "given_up"
+    id: int
+
+
+class Failed(Frame):
     """A request failed, or loading did if there is no id."""
 
     type: Literal["failed"] = "failed"
@@ -85,14 +108,15 @@ class Failed(_Frame):
     error: ErrorBody
 
 
-TO_WORKER: TypeAdapter[Start | Generate | Cancel] = TypeAdapter(
-    Annotated[Start | Generate | Cancel, Field(discriminator="type")]
-)
-FROM_WORKER: TypeAdapter[Loading | Ready | Happened | Failed] = TypeAdapter(
-    Annotated[Loading | Ready | Happened | Failed, Field(discriminator="type")]
+ToWorker = Start | Generate | Cancel | Prepare
+FromWorker = Loading | Ready | Happened | GivenUp | Failed
+
+TO_WORKER: TypeAdapter[ToWorker] = TypeAdapter(Annotated[ToWorker, Field(discriminator="type")])
+FROM_WORKER: TypeAdapter[FromWorker] = TypeAdapter(
+    Annotated[FromWorker, Field(discriminator="type")]
 )
 
 
-def encode(frame: _Frame) -> bytes:
+def encode(frame: Frame) -> bytes:
     """Return a frame as its line."""
     return frame.model_dump_json(exclude_defaults=False).encode() + b"\n"

@@ -4,32 +4,19 @@ Row n of a slot's cache belongs to the token at position n, and ``cached_ids`` s
 the rows hold. A new prompt keeps the rows of the longest prefix that it shares with them, to the
 token; the last token of a prompt is always computed, because its logits are needed. A row counts
 only when all layers have stored it, so a run that was given up, or that failed half way, leaves
-nothing behind but rows that will be written again.
+nothing behind but rows that will be written again. Which slot a prompt gets: see ``engine.slots``.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_llm.engine.model import EmbeddingTable, Geometry
+from edge_llm.engine.slots import Slot, Slots
 from edge_llm.npu.stack import Stack
 
 __all__ = ["ModelRunner"]
-
-
-@dataclass(slots=True)
-class _Slot:
-    """What the rows of one of the stack's slots belong to."""
-
-    index: int
-    cached_ids: list[int] = field(default_factory=list)
-    last_used: int = 0
-
-    def shared_prefix_len(self, token_ids: Sequence[int]) -> int:
-        longest = max(min(len(self.cached_ids), len(token_ids) - 1), 0)
-        return next((n for n in range(longest) if self.cached_ids[n] != token_ids[n]), longest)
 
 
 class ModelRunner:
@@ -44,9 +31,8 @@ class ModelRunner:
     def __init__(self, stack: Stack, embedding: EmbeddingTable, geometry: Geometry) -> None:
         self.geometry = geometry
         self._stack, self._embedding = stack, embedding
-        self._slots = [_Slot(index) for index in range(stack.num_slots)]
-        self._slot = self._slots[0]
-        self._num_prompts = 0
+        self._slots = Slots(stack.num_slots)
+        self._slot = self._slots.choose(())
 
     @property
     def cached_ids(self) -> list[int]:
@@ -55,45 +41,67 @@ class ModelRunner:
 
     def shared_prefix_len(self, token_ids: Sequence[int]) -> int:
         """Return how many tokens of a prompt need not be computed again."""
-        return self._slot_for(token_ids).shared_prefix_len(token_ids)
+        return self._slots.choose(token_ids).shared_prefix_len(token_ids)
 
-    def prefill(self, token_ids: Sequence[int]) -> Iterator[NDArray[np.float32] | None]:
+    def prefill(
+        self, token_ids: Sequence[int], *, in_place: bool = False
+    ) -> Iterator[NDArray[np.float32] | None]:
         """Compute a prompt, chunk by chunk; stop iterating to give it up.
+
+        Args:
+            token_ids: the prompt.
+            in_place: in the slot of the prompt before, whatever that loses.
 
         Yields:
             None after each chunk but the last; the logits ``(vocab,)`` of the last token then,
             valid until the next run.
         """
-        self._slot = self._slot_for(token_ids)
-        self._num_prompts += 1
-        self._slot.last_used = self._num_prompts
-        start = self._slot.shared_prefix_len(token_ids)
+        slot = self._slot if in_place else self._slots.choose(token_ids)
+        self._slots.use(slot)
+        self._slot = slot
+        yield from self._compute(token_ids, slot)
+
+    def prepare(self, beginnings: Sequence[Sequence[int]]) -> Iterator[None]:
+        """Make beginnings of prompts ready, chunk by chunk; stop iterating to give it up.
+
+        As many as have a place: each lies in a slot of its own, and neither takes that of another
+        one nor that of the newest conversation.
+
+        Args:
+            beginnings: those wanted most go first.
+        """
+        for token_ids in self._slots.want(beginnings):
+            if slot := self._slots.choose_for_beginning(token_ids):
+                slot.last_used, slot.is_ready = 0, False
+                for _ in self._compute(token_ids, slot):
+                    slot.is_ready = slot.cached_ids == token_ids
+                    yield
+
+    def forget_conversations(self) -> None:
+        """Take all slots for free; their rows may still be shared."""
+        self._slots.forget_conversations()
+
+    def _compute(
+        self, token_ids: Sequence[int], slot: Slot
+    ) -> Iterator[NDArray[np.float32] | None]:
+        start = slot.shared_prefix_len(token_ids)
         while start < len(token_ids):
             group, num_tokens = self._choose_group(start, len(token_ids) - start)
             stop = start + num_tokens
-            yield self._run(token_ids[start:stop], start, group, logits=stop == len(token_ids))
+            yield self._run(
+                token_ids[start:stop], start, group, slot, logits=stop == len(token_ids)
+            )
             start = stop
 
     def decode(self, token_id: int) -> NDArray[np.float32]:
         """Compute one more token; return the logits ``(vocab,)``, valid until the next run."""
-        logits = self._run([token_id], len(self._slot.cached_ids), 0, logits=True)
+        logits = self._run([token_id], len(self._slot.cached_ids), 0, self._slot, logits=True)
         assert logits is not None
         return logits
 
     def close(self) -> None:
         """Give back what the device holds."""
         self._stack.close()
-
-    def _slot_for(self, token_ids: Sequence[int]) -> _Slot:
-        """Return the slot with the longest common prefix.
-
-        But one that would lose more than it keeps is left alone: a free slot takes its place, or
-        the one that was used least recently.
-        """
-        best = max(self._slots, key=lambda slot: slot.shared_prefix_len(token_ids))
-        if 2 * best.shared_prefix_len(token_ids) >= len(best.cached_ids):
-            return best
-        return min(self._slots, key=lambda slot: slot.last_used)  # 0 while it is free
 
     def _choose_group(self, start: int, num_tokens: int) -> tuple[int, int]:
         """Return the shape group for the next tokens, and how many of them it takes.
@@ -119,11 +127,10 @@ class ModelRunner:
         return num_chunks * (chunk_len + self._stack.call_cost_tokens)
 
     def _run(
-        self, token_ids: Sequence[int], start: int, group: int, *, logits: bool
+        self, token_ids: Sequence[int], start: int, group: int, slot: Slot, *, logits: bool
     ) -> NDArray[np.float32] | None:
-        cached_ids = self._slot.cached_ids
-        del cached_ids[start:]
+        del slot.cached_ids[start:]
         hidden = self._embedding.rows(token_ids)
-        result = self._stack.run(self._slot.index, hidden, start, group, logits=logits)
-        cached_ids.extend(token_ids)
+        result = self._stack.run(slot.index, hidden, start, group, logits=logits)
+        slot.cached_ids.extend(token_ids)
         return result

@@ -78,3 +78,4 @@ def _warm_up(engine: LocalEngine) -> None:
             pass
     except InvalidRequestError as exc:
         raise ModelError(f"{engine.info.id} can't even answer a greeting: {exc}") from exc
+    engine.forget_conversations()  # nobody will go on with that one

@@ -21,6 +21,7 @@ __all__ = ["Prompter", "load_prompter"]
 
 END_OF_TURN = ("<|im_end|>", "<|endoftext|>")
 THINK, END_THINK = "<think>", "</think>"
+SENTENCE_MARKS = frozenset(mark.encode() for mark in (".", "!", "?", "。", "\uff01", "\uff1f"))
 
 
 class Prompter:
@@ -43,6 +44,12 @@ class Prompter:
             ids.add(self._tokenizer.eos_token_id)
         eos = self.generation_config.get("eos_token_id", [])
         return frozenset(ids.union(eos if isinstance(eos, list) else [eos]))
+
+    @cached_property
+    def sentence_end_ids(self) -> list[int]:
+        """Tokens that end a sentence, and nothing else: a mark, perhaps with white space after."""
+        tokens = enumerate(self.token_bytes)
+        return [token_id for token_id, token in tokens if token.rstrip() in SENTENCE_MARKS]
 
     def render(self, conversation: Sequence[Message], *, enable_thinking: bool) -> list[int]:
         """Return the token ids of a conversation, up to where the answer begins.

@@ -1,38 +1,39 @@
 """The worker process seen from the core: started, watched, replaced.
 
 A request that was in hand when its worker died goes on in the next one: the tokens that came are
-handed over, so the text continues where it stopped and nothing of it is said twice. For that, each
-request has a seed, also when its sender gave none.
+handed over, so the text continues where it stopped and nothing of it is said twice. A request that
+is paused is taken back in the same way, and goes on in the same worker, which still has its KV
+rows if it has slots enough. For that, each request has a seed, also when its sender gave none.
 """
 
 import asyncio
 import contextlib
-import random
 import signal
 import socket
 import sys
 import time
 from asyncio.subprocess import Process
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 
 import structlog
 
 from edge_llm.engine.frames import (
     FROM_WORKER,
-    Cancel,
     Failed,
-    Generate,
+    GivenUp,
     Happened,
     Loading,
+    Prepare,
     Ready,
     Start,
-    encode,
 )
+from edge_llm.engine.gate import Gate
 from edge_llm.engine.interface import EngineState
-from edge_llm.errors import DeviceLostError, EdgeLLMError, EngineFailedError
-from edge_llm.protocol import ChatRequest, Delta, Done, Event, ModelInfo, Started
+from edge_llm.engine.link import Link, PausedError, WorkerDiedError
+from edge_llm.engine.progress import Progress, TimeUpError
+from edge_llm.errors import EdgeLLMError, EngineFailedError
+from edge_llm.protocol import ChatRequest, Done, Event, Message, ModelInfo
 from edge_llm.settings import EngineSettings
 
 __all__ = ["WorkerEngine"]
@@ -44,26 +45,6 @@ LOADING_LOG_EVERY_S = 5.0
 LINE_LIMIT = 2**20  # bytes; asyncio's default of 64 KiB is less than one long delta may have
 
 
-class _WorkerDiedError(Exception):
-    """The process ended before the request did."""
-
-
-@dataclass(slots=True)
-class _Link:
-    """A live worker: where to write, and who waits for what it says."""
-
-    process: Process
-    writer: asyncio.StreamWriter
-    streams: dict[int, asyncio.Queue[Event | Exception]] = field(default_factory=dict)
-
-    def send(self, frame: Start | Generate | Cancel) -> None:
-        self.writer.write(encode(frame))
-
-    def end_streams(self, error: Exception) -> None:
-        for stream in self.streams.values():
-            stream.put_nowait(error)
-
-
 class WorkerEngine:
     """An engine in a process of its own; ``run`` keeps that process alive."""
 
@@ -71,8 +52,8 @@ class WorkerEngine:
         self._settings = settings
         self._models: tuple[ModelInfo, ...] = ()
         self._state: EngineState = "loading"
-        self._link: asyncio.Future[_Link] = asyncio.get_running_loop().create_future()
-        self._last_id = 0
+        self._link: asyncio.Future[Link] = asyncio.get_running_loop().create_future()
+        self._beginnings = Prepare(conversations=((),))
         self._loaded: tuple[int, int] | None = None
         self._logged_at = time.monotonic()
 
@@ -116,12 +97,12 @@ class WorkerEngine:
         while True:
             async with _start_process(self._settings.worker.stop_timeout_s) as started:
                 process, reader, writer = started
-                link = _Link(process, writer)
+                link = Link(process, writer, self._settings.worker.hang_timeout_s)
                 link.send(Start(settings=self._settings))
                 try:
                     await self._listen(reader, link)
                 finally:
-                    link.end_streams(_WorkerDiedError())
+                    link.end(WorkerDiedError())
                     self._end_link()
             if self._state == "ready":
                 self._state = "restarting"
@@ -132,21 +113,24 @@ class WorkerEngine:
             await asyncio.sleep(delay)
             delay = min(delay * 2, LONGEST_RESTART_DELAY_S)
 
-    async def _listen(self, reader: asyncio.StreamReader, link: _Link) -> None:
+    async def _listen(self, reader: asyncio.StreamReader, link: Link) -> None:
         with contextlib.suppress(ConnectionResetError):
             while (line := await reader.readline()).endswith(b"\n"):  # else it died in mid-line
                 match FROM_WORKER.validate_json(line):
                     case Happened(id=request_id, event=event):
-                        self._tell(link, request_id, event)
+                        link.hear(request_id, event)
+                    case GivenUp(id=request_id):
+                        link.hear(request_id, None)
                     case Failed(id=None, error=body):
                         self._set_link(body.to_error())
                     case Failed(id=int(request_id), error=body):
-                        self._tell(link, request_id, body.to_error())
+                        link.hear(request_id, body.to_error())
                     case Loading(done=done, total=total):
                         self._note_loading(done, total)
                     case Ready(models=models, loaded=loaded):
                         self._models = models
                         self._state, self._loaded = "ready", None
+                        link.send(self._beginnings)
                         log.info(
                             "model.loaded", **models[0].model_dump(exclude_none=True), **loaded
                         )
@@ -159,15 +143,10 @@ class WorkerEngine:
             self._logged_at = time.monotonic()
             log.info("model.loading", done=done, total=total)
 
-    @staticmethod
-    def _tell(link: _Link, request_id: int, event: Event | Exception) -> None:
-        if stream := link.streams.get(request_id):  # else it was cancelled
-            stream.put_nowait(event)
-
-    def _set_link(self, value: _Link | EdgeLLMError) -> None:
+    def _set_link(self, value: Link | EdgeLLMError) -> None:
         if self._link.done():
             self._link = asyncio.get_running_loop().create_future()
-        if isinstance(value, _Link):
+        if isinstance(value, Link):
             self._link.set_result(value)
         else:
             self._link.set_exception(value)
@@ -177,70 +156,70 @@ class WorkerEngine:
         if self._is_ready():
             self._link = asyncio.get_running_loop().create_future()
 
-    async def generate(self, request: ChatRequest) -> AsyncGenerator[Event]:
-        """Generate in the worker, across its deaths; see ``Engine.generate``.
+    def prepare(self, conversations: Sequence[Sequence[Message]]) -> None:
+        """Have each worker keep these beginnings ready; see ``Engine.prepare``."""
+        self._beginnings = Prepare(conversations=tuple(map(tuple, conversations)))
+        if self._is_ready():
+            self._link.result().send(self._beginnings)
+
+    async def generate(
+        self, request: ChatRequest, gate: Gate | None = None
+    ) -> AsyncGenerator[Event]:
+        """Generate in the worker, across its deaths and pauses; see ``PausableEngine.generate``.
 
         Raises:
+            ExpiredError: the time budget was over, and nothing had been said.
             EngineFailedError: the worker died ``max_attempts`` times on this request.
             ModelError: a worker was replaced, and the new one can't load the model.
         """
-        if request.seed is None:
-            request = request.model_copy(update={"seed": random.getrandbits(63)})
-        resume: list[int] = []
-        started = False
-        for _ in range(self._settings.worker.max_attempts):
-            link = await asyncio.shield(self._link)
+        gate = gate or Gate()
+        progress = Progress(request)
+        num_deaths = 0
+        while num_deaths < self._settings.worker.max_attempts:
             try:
-                async with contextlib.aclosing(self._attempt(link, request, resume)) as events:
+                async with contextlib.aclosing(self._attempt(progress, gate)) as events:
                     async for event in events:
-                        if isinstance(event, Delta):
-                            resume.extend(event.token_ids)
-                            if event.text or event.reasoning:
-                                yield event.model_copy(update={"token_ids": ()})
-                        elif not (started and isinstance(event, Started)):
-                            started = started or isinstance(event, Started)
-                            yield event
+                        for news in progress.take(event):
+                            yield news
+            except PausedError:
+                log.debug("request.paused", completion_tokens=len(progress.token_ids))
+            except WorkerDiedError:
+                num_deaths += 1
+                log.warning("request.interrupted", completion_tokens=len(progress.token_ids))
+            else:
                 return
-            except _WorkerDiedError:
-                log.warning("request.interrupted", completion_tokens=len(resume))
-        raise EngineFailedError(
-            f"the worker died {self._settings.worker.max_attempts} times on this request"
-        )
+        raise EngineFailedError(f"the worker died {num_deaths} times on this request")
 
-    async def _attempt(
-        self, link: _Link, request: ChatRequest, resume: list[int]
-    ) -> AsyncGenerator[Event]:
-        self._last_id += 1
-        request_id = self._last_id
-        stream: asyncio.Queue[Event | Exception] = asyncio.Queue()
-        link.streams[request_id] = stream
-        link.send(Generate(id=request_id, request=request, resume=tuple(resume)))
-        event: Event | Exception | None = None
+    async def _attempt(self, progress: Progress, gate: Gate) -> AsyncGenerator[Event]:
+        """Yield what a worker says until it has said all, or until the time budget is over."""
         try:
-            while not isinstance(event, Done):
-                event = await self._next(link, stream)
-                if isinstance(event, Exception):
-                    raise event
-                yield event
-        finally:
-            del link.streams[request_id]
-            if not isinstance(event, Done | Exception):
-                link.send(Cancel(id=request_id))
+            async with progress.in_time():
+                link = await self._open_link(gate)
+            request = progress.remaining_request()
+            with (
+                link.asking(request, progress.token_ids) as asked,
+                gate.watched(asked.pause),
+            ):
+                event: Event | None = None
+                while not isinstance(event, Done):
+                    async with progress.in_time():
+                        answer = await asked.answers.get()
+                    if isinstance(answer, Exception):
+                        raise answer
+                    event = answer
+                    yield event
+        except TimeUpError:
+            yield progress.end_late()
 
-    async def _next(
-        self, link: _Link, stream: asyncio.Queue[Event | Exception]
-    ) -> Event | Exception:
-        """Return what comes next; a worker that does not say anything is taken for hung."""
-        timeout_s = self._settings.worker.hang_timeout_s
-        try:
-            return await asyncio.wait_for(stream.get(), timeout_s)
-        except TimeoutError:
-            log.error("worker.hung", after_s=timeout_s, pid=link.process.pid)
-            link.writer.close()  # `run` replaces the process
-            return DeviceLostError(
-                f"the engine has not made a step for {timeout_s:g} s; its process is being "
-                "replaced, try again in a minute"
-            )
+    async def _open_link(self, gate: Gate) -> Link:
+        """Wait until the gate is open and a worker is there."""
+        while True:
+            await gate.wait_until_open()
+            link = await asyncio.shield(self._link)
+            if link.is_dead:
+                self._end_link()
+            elif gate.is_open:
+                return link
 
 
 @asynccontextmanager

@@ -1,8 +1,8 @@
 """The worker process: owns the device, takes requests from a socket, sends events back.
 
 The main thread runs the model, one step at a time; a second thread reads the socket, so that a
-cancel or the end of the stream is seen between two steps. A vendor call that hangs blocks only
-this process.
+cancel or the end of the stream is seen between two steps. While nobody asks for anything, it
+computes what the next requests will begin with. A vendor call that hangs blocks only this process.
 """
 
 import contextlib
@@ -12,15 +12,20 @@ import signal
 import socket
 import sys
 import threading
+import time
 import traceback
+from dataclasses import dataclass, field
 
 from edge_llm.engine.frames import (
     TO_WORKER,
     Cancel,
     Failed,
+    FromWorker,
     Generate,
+    GivenUp,
     Happened,
     Loading,
+    Prepare,
     Ready,
     Start,
     encode,
@@ -33,6 +38,14 @@ from edge_llm.settings import EngineSettings
 
 __all__ = ["main"]
 
+IDLE_AFTER_S = 0.05  # the next of those that wait is sent when the one before has ended
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    frame: Start | Prepare | Generate
+    arrived: float = field(default_factory=time.monotonic)
+
 
 class _StoppedError(Exception):
     """The core is gone, or has asked us to end."""
@@ -41,7 +54,7 @@ class _StoppedError(Exception):
 class _Worker:
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
-        self._jobs: queue.SimpleQueue[Generate | Start | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._cancelled: set[int] = set()
         self._last_done = 0  # requests come with rising ids, and run in that order
         self._stopping = False
@@ -52,10 +65,13 @@ class _Worker:
         reader = threading.Thread(target=self._read, name="worker.reader", daemon=True)
         reader.start()
         start = self._jobs.get()
-        if isinstance(start, Start) and (engine := self._load(start.settings)):
+        if (
+            start
+            and isinstance(start.frame, Start)
+            and (engine := self._load(start.frame.settings))
+        ):
             try:
-                while isinstance(job := self._jobs.get(), Generate) and self._answer(engine, job):
-                    self._settle(engine)
+                self._serve(engine)
             finally:
                 engine.close()
         with contextlib.suppress(OSError):  # the core has closed its end
@@ -71,7 +87,7 @@ class _Worker:
                     if frame.id > self._last_done:  # else it came too late
                         self._cancelled.add(frame.id)
                 else:
-                    self._jobs.put(frame)
+                    self._jobs.put(_Job(frame))
         self._stop()
 
     def _stop(self) -> None:
@@ -94,18 +110,31 @@ class _Worker:
         self._send(Ready(models=(engine.info,), loaded=engine.loaded))
         return engine
 
-    def _settle(self, engine: LocalEngine) -> None:
-        """Prepare for the next turn, one step after another, until somebody wants something."""
+    def _serve(self, engine: LocalEngine) -> None:
+        while job := self._next_job(engine):
+            if isinstance(job.frame, Prepare):
+                engine.prepare(job.frame.conversations)
+            elif isinstance(job.frame, Generate) and not self._answer(
+                engine, job.frame, job.arrived
+            ):
+                break
+
+    def _next_job(self, engine: LocalEngine) -> _Job | None:
+        """Wait for a job; make use of the time, one step after another, until there is one."""
+        with contextlib.suppress(queue.Empty):
+            return self._jobs.get(timeout=IDLE_AFTER_S)
         with contextlib.suppress(EdgeLLMError):  # nobody asked for it; a request will tell
             for _ in engine.settle():
                 if self._stopping or not self._jobs.empty():
                     break
+        return self._jobs.get()
 
-    def _answer(self, engine: LocalEngine, job: Generate) -> bool:
+    def _answer(self, engine: LocalEngine, job: Generate, arrived: float) -> bool:
         """Answer a request; return whether another one can be answered after it."""
         try:
-            for event in engine.generate(job.request, job.resume):
+            for event in engine.generate(job.request, job.resume, arrived):
                 if self._stopping or job.id in self._cancelled:
+                    self._send(GivenUp(id=job.id))
                     break
                 self._send(Happened(id=job.id, event=event))  # also when nothing was said: a sign
         except DeviceLostError as exc:
@@ -124,7 +153,7 @@ class _Worker:
             self._cancelled.discard(job.id)
         return True
 
-    def _send(self, frame: Loading | Ready | Happened | Failed) -> None:
+    def _send(self, frame: FromWorker) -> None:
         try:
             self._socket.sendall(encode(frame))
         except (BrokenPipeError, ConnectionResetError):
