@@ -182,9 +182,9 @@ def _add_http(commands: Any) -> None:
     http = commands.add_parser(
         "http",
         help="serve HTTP for a node on another machine",
-        description="Serve HTTP on this machine for a node behind a broker: for programs that can't\n"
-        "reach the node, or a node whose own HTTP is switched off. While no node is there, requests\n"
-        "are answered with 503 node_offline at once. Ctrl-C or SIGTERM ends it.",
+        description="Serve HTTP on this machine for a node behind a broker: for programs that\n"
+        "can't reach the node, or a node whose own HTTP is switched off. While no node is\n"
+        "there, requests are answered with 503 node_offline at once. Ctrl-C or SIGTERM ends it.",
         epilog=SETTINGS_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -158,7 +158,7 @@ class MqttConnection:
         """Tell the broker that it may forget a message; harmless if it was told before."""
         if publication.qos == 0:
             return
-        if self._link.may_ack and publication.session == self._link.session:  # [1]
+        if self._link.can_send and publication.session == self._link.session:  # [1]
             self._link.client.ack(publication.packet_id, publication.qos)
         self._inbox.ack(publication)
 
@@ -183,7 +183,8 @@ class MqttConnection:
 
         Raises (through the future):
             BrokerError: the message was dropped: there is no connection, or it expired before
-                there was one, or it can't be published at all.
+                there was one; or, and then it is not ``retryable``, no broker or not this one
+                takes it: its topic can be none, or it is too large.
         """
         outgoing = Pending(
             topic=topic,
@@ -205,7 +206,7 @@ class MqttConnection:
         current = {subscription.topic_filter for subscription in self._subscriptions}
         self._unsubscribed |= {subscription.topic_filter for subscription in before}
         self._unsubscribed -= current
-        if self.is_connected:  # the new ones first, so that nothing falls between the two
+        if self._link.can_send:  # the new ones first, so that nothing falls between the two
             self._subscribe(s for s in self._subscriptions if s not in before)
             self._unsubscribe()
 
@@ -237,10 +238,11 @@ class MqttConnection:
                 self._link.trouble.subscription_refused(topic_filter, str(reason))
 
     def _send(self, outgoing: Pending) -> None:
-        if not self.is_connected:
+        if not self._link.can_send:
             self._wait(outgoing)
             return
         try:
+            self._check_size(outgoing)
             info = self._link.client.publish(
                 outgoing.topic,
                 outgoing.payload,
@@ -250,12 +252,18 @@ class MqttConnection:
             )
         except ValueError as exc:  # no topic for a message, or too much of one
             log.warning("mqtt.publish_refused", topic=outgoing.topic, reason=str(exc))
-            outgoing.fail(str(exc))
+            outgoing.fail(str(exc), retryable=False)
             return
         if outgoing.qos == 0 and info.rc != paho.MQTT_ERR_SUCCESS:
             self._wait(outgoing)
         else:  # [3], whatever it returned
             self._outgoing[info.mid] = outgoing
+
+    def _check_size(self, outgoing: Pending) -> None:
+        # The broker would end the connection, and paho say it again in the next, and so for ever.
+        limit = self._link.max_packet_bytes
+        if limit is not None and outgoing.num_bytes > limit:
+            raise ValueError(f"{outgoing.num_bytes} bytes, and the broker takes {limit} at most")
 
     def _wait(self, outgoing: Pending) -> None:
         """Put a message by for the next connection, if it may wait."""

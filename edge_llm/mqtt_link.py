@@ -117,6 +117,8 @@ class Link:
         """How many messages the broker takes unacknowledged; only MQTT 5 brokers say so."""
         self.has_identifiers = True
         """Whether subscriptions may have identifiers."""
+        self.max_packet_bytes: int | None = None
+        """The largest packet that the broker takes, if it said so."""
         self._is_closing = False
         self._socket: object = None  # of the connection that the broker accepted
         self._awaits_answer = False
@@ -154,11 +156,11 @@ class Link:
         return self._protocol == paho.MQTTv5
 
     @property
-    def may_ack(self) -> bool:
-        """Whether an acknowledgement would go to the session that we know of.
+    def can_send(self) -> bool:
+        """Whether what is sent now goes to the connection that we know of.
 
-        paho may have lost the connection and begun another that the loop has not heard of; and
-        while it makes one, it would send an acknowledgement before the CONNECT.
+        paho may have lost it and begun another that the loop has not heard of; and while it makes
+        one, it would send other things before the CONNECT.
         """
         return self._socket is not None and self._socket is self.client.socket()
 
@@ -294,6 +296,7 @@ class Link:
     def _read_limits(self, properties: Properties | None) -> None:
         self._has_spoken_5 = self._has_spoken_5 or self.is_5
         self.has_identifiers = bool(getattr(properties, "SubscriptionIdentifierAvailable", True))
+        self.max_packet_bytes = getattr(properties, "MaximumPacketSize", None)
         receive_maximum = int(getattr(properties, "ReceiveMaximum", 0xFFFF))
         self.server_receive_maximum = receive_maximum if self.is_5 else None
 

@@ -16,6 +16,7 @@ from edge_llm.errors import BrokerError
 __all__ = ["Pending", "Publication", "Subscription", "Will"]
 
 RETAINED_ALWAYS, RETAINED_NEVER = 0, 2  # on subscribing; MQTT 5, section 3.8.3.1
+HEADER_BYTES = 9  # at most: 1, up to 4 for the length, 2 for that of the topic, 2 for the packet id
 IS_TEXT = 1  # MQTT 5, section 3.3.2.3.2: the payload is UTF-8
 
 
@@ -153,15 +154,23 @@ class Pending:
             properties.UserProperty = list(self.properties)
         return properties
 
+    @property
+    def num_bytes(self) -> int:
+        """How large its MQTT 5 packet is, at most."""
+        properties = self.to_properties().pack()  # type: ignore[no-untyped-call] # paho's
+        return HEADER_BYTES + len(self.topic.encode()) + len(properties) + len(self.payload)
+
     def confirm(self) -> None:
         """Tell who waits that the broker has it."""
         if not self.confirmed.done():
             self.confirmed.set_result(None)
 
-    def fail(self, message: str) -> None:
+    def fail(self, message: str, *, retryable: bool = True) -> None:
         """Tell who waits that the broker will never have it."""
         if not self.confirmed.done():
-            self.confirmed.set_exception(BrokerError(message))
+            error = BrokerError(message)
+            error.retryable = retryable
+            self.confirmed.set_exception(error)
             self.confirmed.exception()  # whoever sends QoS 0 need not look
 
 

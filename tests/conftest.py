@@ -10,6 +10,12 @@ from tests.brokers import Broker, Mosquitto, open_amqtt
 from tests.stage import Stage, open_stage
 
 
+@pytest.fixture(autouse=True)
+def no_state_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nodes that a test starts remember nothing of another test, and leave nothing behind."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "xdg_state_home"))
+
+
 @pytest.fixture
 def mosquitto(tmp_path: Path) -> Iterator[Mosquitto]:
     """A mosquitto that can be stopped and started."""

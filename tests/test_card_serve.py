@@ -47,7 +47,7 @@ async def serve(model: Path, card: Card, broker: Mosquitto, folder: Path) -> Asy
     """Start the service; it is stopped with SIGTERM, and must end by itself."""
     config = folder / "edge-llm.toml"
     config.write_text(
-        f'node = "stage"\n[mqtt]\nport = {broker.port}\n[http]\nenabled = false\n'
+        f'node = "stage"\n[mqtt]\nport = {broker.port}\nstop_timeout_s = 0.2\n[http]\nenabled = false\n'
         "[engine]\ntemperature = 0\n"
         f'[engine.worker]\nmodel = "{model}"\naxcl_library = "{card.path}"\n'
     )
@@ -139,7 +139,8 @@ async def test_a_stop_in_mid_answer_is_told_and_clean(
         async with serve(model_dir, card, mosquitto, tmp_path):
             await eventually(lambda: b"idle" in client.payloads(ACTIVITY), 20)
             (tmp_path / "control").write_text(SLOW_RUN)
-            client.publish("llm/request/b", '{"prompt": "Tell me a poem about the sea."}')
+            # At QoS 0, as the broker has nothing that could go back to it.
+            client.publish("llm/request/b", '{"prompt": "Tell me a poem about the sea."}', 0)
             await eventually(lambda: b"generating" in client.payloads(ACTIVITY), 20)
         (payload,) = await client.wait_for("llm/response/b")
         assert json.loads(payload)["error"]["code"] == "shutting_down"

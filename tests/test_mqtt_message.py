@@ -1,6 +1,7 @@
 """What MQTT 5 says with a message, what is subscribed to, and messages that wait."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -99,7 +100,7 @@ async def test_without_mqtt_5_there_is_nothing_but_the_message(mosquitto: Mosqui
 
 @pytest.mark.parametrize("max_inflight", [7, None])
 async def test_it_knows_version_and_window_of_the_broker(
-    tmp_path: Any, max_inflight: int | None
+    tmp_path: Path, max_inflight: int | None
 ) -> None:
     changes = {"max_inflight_messages": str(max_inflight)} if max_inflight else {}
     with Mosquitto(tmp_path, changes) as mosquitto:
@@ -176,7 +177,7 @@ async def test_an_identifier_is_replaced(mosquitto: Mosquitto) -> None:
 
 @pytest.mark.parametrize("persistence", ["true", "false"])
 async def test_replaced_subscriptions_hold_for_the_next_connection(
-    tmp_path: Any, protocol: Protocol, persistence: str
+    tmp_path: Path, protocol: Protocol, persistence: str
 ) -> None:
     with Mosquitto(tmp_path, {"persistence": persistence}) as mosquitto:
         broker = mosquitto.broker(protocol)
@@ -277,7 +278,9 @@ async def test_what_expired_while_it_waited_is_not_sent(
         await stale
 
 
-async def test_what_cannot_be_published_fails_alone(down: MqttConnection, mosquitto: Any) -> None:
+async def test_what_cannot_be_published_fails_alone(
+    down: MqttConnection, mosquitto: Mosquitto
+) -> None:
     bad = [down.publish(topic, b"", 1) for topic in ("t/#", "+", "\ud800", "x" * 70_000)]
     good = down.publish("t", b"", 1)
     with capture_logs() as logs:
@@ -285,8 +288,23 @@ async def test_what_cannot_be_published_fails_alone(down: MqttConnection, mosqui
         await asyncio.wait_for(good, 5)
     assert len(logged(logs, "mqtt.publish_refused")) == len(bad)
     for future in bad:
-        with pytest.raises(BrokerError):
+        with pytest.raises(BrokerError) as caught:
             await future
+        assert not caught.value.retryable
+
+
+async def test_what_is_too_large_for_the_broker_is_not_sent_again_and_again(
+    tmp_path: Path,
+) -> None:
+    with Mosquitto(tmp_path, {"max_packet_size": "5000"}) as mosquitto:
+        async with connected(mosquitto.broker().settings(), "t") as connection:
+            with capture_logs() as logs, pytest.raises(BrokerError, match="5000") as caught:
+                await connection.publish("t", b"x" * 5000, 1)
+            assert not caught.value.retryable
+            assert len(logged(logs, "mqtt.publish_refused")) == 1
+            fits = connection.publish("t", b"x" * 4900, 1, correlation=b"c" * 70)
+            await asyncio.wait_for(fits, 5)
+            assert connection.connection == 1
 
 
 async def test_leaving_gives_up_what_waits(down: MqttConnection) -> None:

@@ -196,6 +196,19 @@ async def test_a_retained_request_with_a_bad_id_is_cleared_too(mosquitto: Mosqui
         assert len(stage.client.payloads(ERROR)) == 1
 
 
+async def test_a_retained_request_of_3_1_1_has_one_answer(mosquitto: Mosquitto) -> None:
+    """Its first copy has no flag; when it comes again it is cleared, and no news."""
+    broker = mosquitto.broker("3.1.1")
+    async with Proxy(broker.port) as proxy, open_proxied(broker, proxy) as stage:
+        stage.ask("say Yes", retain=True)
+        assert await stage.text() == "Yes"
+        proxy.cut()
+        await eventually(lambda: proxy.num_connections == 2)
+        await stage.settle()
+        assert stage.finals() == [b"Yes"]
+        assert await retained(broker, "llm/request/a") == []
+
+
 async def test_clearing_a_retained_request_is_not_a_request(mosquitto: Mosquitto) -> None:
     async with open_stage(mosquitto.broker()) as stage:
         stage.ask(b"", retain=True)

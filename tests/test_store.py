@@ -100,6 +100,14 @@ def test_an_answer_is_forgotten_with_age() -> None:
         assert store.answers.finished(b"new") == FINALS
 
 
+def test_an_answer_may_be_too_old_to_count() -> None:
+    with opened(None) as store:
+        store.answers.finish(b"key", FINALS)
+        time.sleep(0.06)
+        assert store.answers.finished(b"key", 60) == FINALS
+        assert store.answers.finished(b"key", 0.05) is None
+
+
 def test_parts_of_a_key_do_not_run_into_each_other() -> None:
     keys = {
         make_key("a", b"b", None),

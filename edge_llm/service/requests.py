@@ -30,6 +30,8 @@ __all__ = ["Asked", "Requests"]
 
 log = structlog.get_logger()
 
+RECENT_S = 600.0  # since an answer, for the same request to be a repetition by its sender
+
 
 @dataclass(frozen=True, slots=True)
 class Asked:
@@ -136,9 +138,15 @@ class Requests:
                 return True
         return False
 
+    def was_answered(self, key: bytes) -> bool:
+        """Tell whether a request was answered before."""
+        return self.store.answers.finished(key) is not None
+
     def repeat(self, key: bytes, publication: Publication) -> bool:
         """Give the same answer again to a request that was answered before, if it was."""
-        messages = self.store.answers.finished(key)
+        # Only the broker's word is good for long; who presses a button tomorrow asks anew.
+        max_age_s = None if publication.dup else RECENT_S
+        messages = self.store.answers.finished(key, max_age_s)
         if not messages:
             return False
         log.info("request.repeated", topic=publication.topic)

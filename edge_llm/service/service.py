@@ -101,7 +101,8 @@ class Service:
         self._intake = Intake(self._topics, self._settings, rules)
         self._router = Router(rules.routes, self._requests.is_in_hand)
         self._mqtt.resubscribe([*self._own_subscriptions(), *self._router.subscriptions])
-        self._engine.prepare(rules.presets.openings)
+        # And with the engine's own system prompt, for requests without a persona.
+        self._engine.prepare([*rules.presets.openings, ()])
         presets = tuple(rules.presets.by_name)
         self._presence.update(presets=presets, default_preset=rules.presets.default)
 
@@ -188,14 +189,10 @@ class Service:
             self._clear(publication.topic)
         if (request_id := self._id(publication)) is None:
             return
-        if publication.retain:
-            retained = RetainedRequestError(
-                "requests must not be retained, or they would run again at every reconnect; "
-                "it was cleared: send it without the retain flag"
-            )
-            self._refuse(retained, self._bare_reply(publication, request_id), publication)
-            return
         key = key_of(publication, request_id)
+        if publication.retain:
+            self._refuse_retained(publication, request_id, key)
+            return
         again = self._copies.may_be_repeated(publication)
         if self._is_known(request_id, key, publication, again=again):
             return
@@ -212,6 +209,17 @@ class Service:
             self._copies.ack(publication)  # another node's
         else:
             self._requests.accept(asked)
+
+    def _refuse_retained(self, publication: Publication, request_id: str, key: bytes) -> None:
+        """Refuse what was not refused when it came: brokers of 3.1.1 had no flag on it then."""
+        if self._requests.is_in_hand(request_id, key) or self._requests.was_answered(key):
+            self._copies.ack(publication)
+            return
+        error = RetainedRequestError(
+            "requests must not be retained, or they would run again at every reconnect; "
+            "it was cleared: send it without the retain flag"
+        )
+        self._refuse(error, self._bare_reply(publication, request_id), publication)
 
     def _take_press(self, publication: Publication) -> None:
         """Take a message on a topic of somebody else's; several routes may listen to it."""

@@ -68,9 +68,17 @@ class Answers:
             self._size += len(data) * len(rows)
             self._prune()
 
-    def finished(self, key: bytes) -> list[Outgoing] | None:
-        """Return the final messages of a request, or None if it has none that are kept."""
-        rows = self._database.read("SELECT messages FROM answer WHERE key = ?", key)
+    def finished(self, key: bytes, max_age_s: float | None = None) -> list[Outgoing] | None:
+        """Return the final messages of a request, or None if it has none that are kept.
+
+        Args:
+            key: which request; see ``make_key``.
+            max_age_s: none that are older count; all that are kept do if not given.
+        """
+        since = 0.0 if max_age_s is None else time.time() - max_age_s
+        rows = self._database.read(
+            "SELECT messages FROM answer WHERE key = ? AND finished_at >= ?", key, since
+        )
         if not rows:
             return None
         try:

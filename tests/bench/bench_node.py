@@ -28,6 +28,7 @@ def start(command: str, mqtt_port: int, output: Path) -> subprocess.Popen[bytes]
         **os.environ,
         "EDGE_LLM_MQTT__PORT": str(mqtt_port),
         "EDGE_LLM_HTTP__PORT": str(free_port()),
+        "EDGE_LLM_STORE__DIRECTORY": str(output.parent),
     }
     with output.open("wb") as file:
         return subprocess.Popen(
