@@ -89,7 +89,7 @@ async def test_its_state_is_that_of_the_node(mosquitto: Mosquitto) -> None:
     info = {"node": "x", "version": "1", "boot_id": "b", "engine": "worker", "queue_limit": 1}
     model = {"id": "tiny", "context_len": 512, "vocab_size": 9}
     async with faking(mosquitto.broker()) as node, RemoteEngine(mosquitto.broker().settings()) as e:
-        assert (e.state, e.activity) == ("restarting", "offline")
+        assert (e.state, e.activity) == ("offline", "offline")
         node.say("info", {**info, "models": []})
         node.say("activity", "loading 3/37")
         await eventually(lambda: e.activity == "loading 3/37")
@@ -103,7 +103,7 @@ async def test_its_state_is_that_of_the_node(mosquitto: Mosquitto) -> None:
         await eventually(lambda: e.state == "ready")
         node.say("status", "offline")
         await eventually(lambda: not e.is_online)
-        assert (e.state, e.activity, e.models) == ("restarting", "offline", ())
+        assert (e.state, e.activity, e.models) == ("offline", "offline", ())
 
 
 async def test_requests_run_side_by_side(broker: Broker) -> None:

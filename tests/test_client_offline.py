@@ -47,7 +47,7 @@ async def test_without_a_node_it_says_so_quickly(
         with pytest.raises(NodeOfflineError, match="edge-llm serve"):
             await collect(engine)
         assert time.monotonic() - begin < 2
-        assert engine.state == "restarting"
+        assert engine.state == "offline"
 
 
 @pytest.mark.parametrize("name", [None, "x"])

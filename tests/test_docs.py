@@ -9,6 +9,7 @@ from edge_llm.errors import EdgeLLMError
 from edge_llm.protocol import EventPayload, MqttRequest, Response, Timing, Usage
 from edge_llm.settings import load_settings
 
+TOML = r"```toml\n(.*?)```"
 ROOT = Path(__file__).parents[1]
 
 
@@ -39,8 +40,8 @@ def test_every_error_code_is_documented_and_no_other() -> None:
 
 def test_every_command_of_the_readme_exists() -> None:
     text = (ROOT / "README.md").read_text()
-    commands = set(re.findall(r"edge-llm (serve|demo|ask|doctor|export)\b", text))
-    assert commands == {"serve", "demo", "ask", "doctor", "export"}
+    commands = set(re.findall(r"edge-llm (serve|demo|ask|watch|http|doctor|export)\b", text))
+    assert commands == {"serve", "demo", "ask", "watch", "http", "doctor", "export"}
     help_text = _make_parser().format_help()
     assert all(f"edge-llm {command}" in help_text for command in commands)
 
@@ -56,7 +57,7 @@ def test_the_two_commands_are_one_line_each() -> None:
 
 def test_the_settings_of_the_documentation_are_settings(tmp_path: Path) -> None:
     text = (ROOT / "docs" / "buttons.md").read_text()
-    blocks = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    blocks = re.findall(TOML, text, re.DOTALL)
     assert len(blocks) == 4
     file = tmp_path / "edge-llm.toml"
     file.write_text("\n".join(blocks))
@@ -64,6 +65,13 @@ def test_the_settings_of_the_documentation_are_settings(tmp_path: Path) -> None:
     assert set(settings.preset) == {"oracle", "robot"}
     assert [route.id for route in settings.route] == ["button", "weather"]
     assert settings.mqtt.client[0].match == "esp*"
+
+
+def test_the_settings_of_the_readme_are_settings(tmp_path: Path) -> None:
+    [block] = re.findall(TOML, (ROOT / "README.md").read_text(), re.DOTALL)
+    file = tmp_path / "edge-llm.toml"
+    file.write_text(block)
+    assert load_settings(file).route[0].while_busy == "replace"
 
 
 def test_every_event_is_documented_and_no_other() -> None:

@@ -154,6 +154,6 @@ async def test_a_real_node_is_killed_and_comes_back(mosquitto: Mosquitto, tmp_pa
                 assert await door.ask("Hi", model="paced") == "Good day"
                 node.kill()
                 begin = time.monotonic()
-                await door.wait_for_state("restarting")  # as its will has come
+                await door.wait_for_state("offline")  # as its will has come
                 assert time.monotonic() - begin < 1
                 assert await error_of(door.ask("Hi")) == OFFLINE

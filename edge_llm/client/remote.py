@@ -132,9 +132,9 @@ class RemoteEngine:
 
     @property
     def state(self) -> EngineState:
-        """Ready while a node is; an Engine has no word for one that is not there."""
+        """What a node is; offline while none is there."""
         if not self.is_online:
-            return "restarting"
+            return "offline"
         if not self.models or self.activity.startswith("loading"):
             return "loading"
         return "restarting" if self.activity == "restarting" else "ready"

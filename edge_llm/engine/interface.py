@@ -8,7 +8,7 @@ from edge_llm.protocol import ChatRequest, Event, Message, ModelInfo
 
 __all__ = ["Engine", "EngineState", "PausableEngine"]
 
-EngineState = Literal["loading", "ready", "restarting"]
+EngineState = Literal["loading", "ready", "restarting", "offline"]
 
 
 class Engine(Protocol):
