@@ -246,8 +246,9 @@ class Proxy:
             while data := await reader.read(65536):
                 await self.reads.wait()
                 await self.passes.wait()
-                is_5 = b"MQTT\x05" in data[:16]
-                if data[:1] == CONNECT and (self.only_3_1_1 if is_5 else self.only_5):
+                is_5, is_3_1 = b"MQTT\x05" in data[:16], b"MQIsdp" in data[:16]
+                refused = self.only_3_1_1 if is_5 else self.only_5 or is_3_1
+                if data[:1] == CONNECT and refused:
                     if self.only_3_1_1 != "ignore":
                         back.write(CONNACK_UNSUPPORTED)
                         await back.drain()

@@ -13,7 +13,7 @@ from typing import NoReturn
 import pytest
 
 HOST = "127.0.0.1"
-START_TIMEOUT_S = 10.0
+START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 5.0
 POLL_S = 0.01
 
@@ -44,6 +44,26 @@ def _install(package: str) -> bool:
             subprocess.run([*become_root, *command], capture_output=True, check=True, timeout=90)
         return True
     return False
+
+
+def require_npm(package: str, version: str) -> Path:
+    """Return the directory of an npm package, and install it if that is allowed; else as above.
+
+    It stays in the user's cache, as installing it takes longer than most tests.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    directory = cache / "edge-llm-tests" / f"{package}-{version}"
+    installed = directory / "node_modules" / package
+    if not (directory / "complete").exists():
+        npm = shutil.which("npm") or require_program("npm", "npm")
+        directory.mkdir(parents=True, exist_ok=True)
+        command = [npm, "install", "--no-audit", "--no-fund", f"{package}@{version}"]
+        with suppress(OSError, subprocess.SubprocessError):
+            subprocess.run(command, cwd=directory, capture_output=True, check=True, timeout=110)
+            (directory / "complete").touch()
+    if not (directory / "complete").exists():
+        _do_without(f"{package} is not installed (npm install {package}@{version})")
+    return installed
 
 
 def _do_without(reason: str) -> NoReturn:

@@ -249,6 +249,7 @@ async def test_no_more_than_it_wants_come_at_once_and_qos_0_overtakes(
         proxy.cut()  # all come again, those that are held too
         again = await receive(connection, 2)
         assert [(p.topic, p.dup) for p in again] == [("t/0", True), ("t/1", True)]
+        await asyncio.wait_for(connection.publish("ready", b"", 1), 5)  # so have the others, now
         topics = []
         for publication in again:
             connection.ack(publication)
