@@ -309,7 +309,7 @@ def _doctor(args: argparse.Namespace) -> int:
     from edge_llm.tiny import MODEL_DIR
 
     settings = load_settings(args.config)
-    set_up_log(settings.log)
+    set_up_log(settings.log.model_copy(update={"level": "warning"}))
     if settings.mqtt.enabled:
         asyncio.run(_examine_broker(settings))
     worker = settings.engine.worker

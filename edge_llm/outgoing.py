@@ -12,6 +12,7 @@ class Outgoing:
     Attributes:
         correlation: the requester's, byte for byte; MQTT 5 only.
         properties: names and values, MQTT 5 only.
+        keep: also at QoS 0 it waits for a broker that is away.
     """
 
     topic: str
@@ -21,6 +22,7 @@ class Outgoing:
     retain: bool = False
     correlation: bytes | None = None
     properties: tuple[tuple[str, str], ...] = ()
+    keep: bool = False
 
 
 @dataclass(frozen=True, slots=True)

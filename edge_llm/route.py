@@ -78,8 +78,9 @@ class Route(Section):
     """Where the reply goes as it grows, by sentences if neither route nor preset says otherwise."""
     session: TemplateText | None = None
     """A conversation that the node remembers for this button."""
-    qos: Annotated[int, Field(ge=0, le=2)] = 1
-    """Of the subscription, and the most of the reply."""
+    qos: Annotated[int, Field(ge=0, le=1)] = 1
+    """Of the subscription, and the most of the reply. At 1 no press is lost, at 0 presses that find
+    the queue full are told so instead of waiting at the broker."""
     retain: bool = False
     """Retain the reply, so that a display that is switched on later shows it."""
     format: Literal["json", "text"] = "text"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_llm import mqtt
+from edge_llm.mqtt import connection as mqtt
 from tests.brokers import Broker, Mosquitto, open_amqtt
 from tests.stage import Stage, open_stage
 

@@ -47,7 +47,8 @@ async def serve(model: Path, card: Card, broker: Mosquitto, folder: Path) -> Asy
     """Start the service; it is stopped with SIGTERM, and must end by itself."""
     config = folder / "edge-llm.toml"
     config.write_text(
-        f'node = "stage"\n[mqtt]\nport = {broker.port}\nstop_timeout_s = 0.2\n[http]\nenabled = false\n'
+        f'node = "stage"\n[mqtt]\nport = {broker.port}\nstop_timeout_s = 0.2\n'
+        "[http]\nenabled = false\n"
         "[engine]\ntemperature = 0\n"
         f'[engine.worker]\nmodel = "{model}"\naxcl_library = "{card.path}"\n'
     )

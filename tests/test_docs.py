@@ -67,6 +67,20 @@ def test_the_settings_of_the_documentation_are_settings(tmp_path: Path) -> None:
     assert settings.mqtt.client[0].match == "esp*"
 
 
+def test_the_settings_of_the_broker_page_are_settings(tmp_path: Path) -> None:
+    [block] = re.findall(TOML, (ROOT / "docs" / "broker.md").read_text(), re.DOTALL)
+    file = tmp_path / "edge-llm.toml"
+    file.write_text(block)
+    assert load_settings(file).mqtt.tls.enabled
+
+
+def test_every_trouble_with_a_broker_is_documented() -> None:
+    told = first_column((ROOT / "docs" / "broker.md").read_text())
+    source = "".join(file.read_text() for file in (ROOT / "edge_llm" / "mqtt").glob("*.py"))
+    events = set(re.findall(r'"(mqtt\.[a-z_]+)"', source))
+    assert told == events - {"mqtt.connected", "mqtt.disconnected", "mqtt.change"}
+
+
 def test_the_settings_of_the_readme_are_settings(tmp_path: Path) -> None:
     [block] = re.findall(TOML, (ROOT / "README.md").read_text(), re.DOTALL)
     file = tmp_path / "edge-llm.toml"

@@ -2,8 +2,8 @@
 
 import pytest
 
-from edge_llm import mqtt
-from edge_llm.mqtt_backoff import Backoff
+from edge_llm.mqtt import connection as mqtt
+from edge_llm.mqtt.backoff import Backoff
 
 SHORTEST_S, LONGEST_S = mqtt.RECONNECT_DELAY_S
 

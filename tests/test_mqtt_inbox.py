@@ -10,12 +10,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from edge_llm.mqtt import MqttConnection, Publication
-from edge_llm.mqtt_inbox import Inbox
+from edge_llm.mqtt.inbox import Inbox
 from edge_llm.settings import MqttSettings
 from tests.brokers import Mosquitto, Proxy
 from tests.clients import eventually
 from tests.programs import HOST
-from tests.test_mqtt import Protocol, connected, logged, nothing_comes, receive
+from tests.test_mqtt_connection import Protocol, connected, logged, nothing_comes, receive
 
 pytestmark = pytest.mark.usefixtures("reconnects_quickly")
 

@@ -9,12 +9,12 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from structlog.testing import capture_logs
 
-from edge_llm import mqtt
 from edge_llm.errors import BrokerError
 from edge_llm.mqtt import MqttConnection, Subscription
+from edge_llm.mqtt import connection as mqtt
 from tests.brokers import Broker, Mosquitto, Proxy
 from tests.clients import RawClient, eventually
-from tests.test_mqtt import Protocol, connected, logged, receive
+from tests.test_mqtt_connection import Protocol, connected, logged, receive
 from tests.test_mqtt_inbox import settled
 
 pytestmark = pytest.mark.usefixtures("reconnects_quickly")

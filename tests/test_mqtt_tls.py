@@ -16,12 +16,12 @@ from structlog.testing import capture_logs
 
 from edge_llm.errors import ConfigurationError
 from edge_llm.mqtt import MqttConnection
-from edge_llm.mqtt_tls import make_tls_context
+from edge_llm.mqtt.tls import make_tls_context
 from edge_llm.settings import MqttSettings, TlsSettings
 from tests.brokers import Mosquitto
 from tests.clients import eventually
 from tests.programs import HOST, require_program
-from tests.test_mqtt import Protocol, connected, logged, receive
+from tests.test_mqtt_connection import Protocol, connected, logged, receive
 from tests.test_mqtt_trouble import trying
 
 pytestmark = pytest.mark.usefixtures("reconnects_quickly")

@@ -12,15 +12,17 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from edge_llm import mqtt, mqtt_backoff, mqtt_link
 from edge_llm.errors import ConfigurationError
 from edge_llm.mqtt import MqttConnection
-from edge_llm.mqtt_trouble import Trouble
+from edge_llm.mqtt import backoff as mqtt_backoff
+from edge_llm.mqtt import connection as mqtt
+from edge_llm.mqtt import link as mqtt_link
+from edge_llm.mqtt.trouble import Trouble
 from edge_llm.settings import MqttSettings
 from tests.brokers import Mosquitto, Proxy
 from tests.clients import eventually
 from tests.programs import HOST, free_port, require_program
-from tests.test_mqtt import Protocol, connected, logged
+from tests.test_mqtt_connection import Protocol, connected, logged
 
 pytestmark = pytest.mark.usefixtures("reconnects_quickly")
 

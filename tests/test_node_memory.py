@@ -1,4 +1,4 @@
-"""What a whole node keeps ready: personas for the first visitor, conversations for the next turn."""
+"""What a node keeps ready: personas for the first visitor, conversations for the next turn."""
 
 import asyncio
 import json

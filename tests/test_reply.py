@@ -63,6 +63,7 @@ def test_a_text_reply_is_the_bare_text() -> None:
             qos=1,
             correlation=b"\x00\xff",
             properties=(("node", "stage"), ("finish_reason", "stop")),
+            keep=True,
         )
     ]
 

@@ -7,6 +7,7 @@ is what is said instead.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 from pydantic import BaseModel
@@ -253,17 +254,15 @@ class Reply:
             body = self._cut(body)
         retain = self._to.retain and topic == self._to.response
         properties = (("node", self._node), *said)
-        return self._make(topic, body, qos=self._to.qos, retain=retain, properties=properties)
+        # A delta would be late when a broker comes back; an answer is still one.
+        return replace(
+            self._make(topic, body, qos=self._to.qos),
+            retain=retain,
+            properties=properties,
+            keep=True,
+        )
 
-    def _make(
-        self,
-        topic: str,
-        body: BaseModel | str,
-        *,
-        qos: int,
-        retain: bool = False,
-        properties: tuple[tuple[str, str], ...] = (),
-    ) -> Outgoing:
+    def _make(self, topic: str, body: BaseModel | str, *, qos: int) -> Outgoing:
         if isinstance(body, str):
             payload, content_type = body, "text/plain"
         else:
@@ -273,7 +272,5 @@ class Reply:
             payload=payload.encode(),
             content_type=content_type,
             qos=qos,
-            retain=retain,
             correlation=self._to.correlation,
-            properties=properties,
         )

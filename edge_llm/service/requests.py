@@ -273,7 +273,11 @@ class Requests:
         return confirmed
 
     def _ack_answered(self, copies: list[Publication], confirmed: asyncio.Future[None]) -> None:
-        if not confirmed.cancelled() and not confirmed.exception():
+        if confirmed.cancelled():
+            return
+        error = confirmed.exception()
+        # One that no broker will ever take would come again, and its answer fail again, for ever.
+        if error is None or (isinstance(error, EdgeLLMError) and not error.retryable):
             for publication in copies:
                 self.copies.ack(publication)
 

@@ -326,6 +326,5 @@ class Service:
             content_type=outgoing.content_type,
             correlation=outgoing.correlation,
             properties=outgoing.properties,
-            # A final message at QoS 0 waits for a broker that is away; a delta would be late.
-            keep=bool(outgoing.properties),
+            keep=outgoing.keep,
         )

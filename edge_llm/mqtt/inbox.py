@@ -12,7 +12,7 @@ nothing any more, or another message.
 import asyncio
 from collections import deque
 
-from edge_llm.mqtt_message import Publication
+from edge_llm.mqtt.message import Publication
 
 __all__ = ["Inbox"]
 

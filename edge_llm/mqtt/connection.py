@@ -24,9 +24,9 @@ import structlog
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from edge_llm.mqtt_inbox import Inbox
-from edge_llm.mqtt_link import Link, Listener
-from edge_llm.mqtt_message import Pending, Publication, Subscription, Will
+from edge_llm.mqtt.inbox import Inbox
+from edge_llm.mqtt.link import Link, Listener
+from edge_llm.mqtt.message import Pending, Publication, Subscription, Will
 from edge_llm.settings import MqttSettings
 
 __all__ = ["MqttConnection", "Publication", "Subscription", "Will"]

@@ -11,9 +11,10 @@ from typing import Any, Literal
 import pytest
 from structlog.testing import capture_logs
 
-from edge_llm import mqtt, mqtt_link
 from edge_llm.errors import BrokerError
 from edge_llm.mqtt import MqttConnection, Publication, Subscription, Will
+from edge_llm.mqtt import connection as mqtt
+from edge_llm.mqtt import link as mqtt_link
 from edge_llm.settings import MqttSettings
 from tests.brokers import Broker, Mosquitto, Proxy, open_amqtt
 from tests.clients import eventually

@@ -29,10 +29,10 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from edge_llm.errors import ConfigurationError
-from edge_llm.mqtt_backoff import Backoff
-from edge_llm.mqtt_message import Will, make_properties
-from edge_llm.mqtt_tls import load_again, make_tls_context
-from edge_llm.mqtt_trouble import Trouble
+from edge_llm.mqtt.backoff import Backoff
+from edge_llm.mqtt.message import Will, make_properties
+from edge_llm.mqtt.tls import load_again, make_tls_context
+from edge_llm.mqtt.trouble import Trouble
 from edge_llm.settings import MqttSettings
 
 __all__ = ["Link", "Listener"]
