@@ -79,8 +79,7 @@ class Route(Section):
     session: TemplateText | None = None
     """A conversation that the node remembers for this button."""
     qos: Annotated[int, Field(ge=0, le=1)] = 1
-    """Of the subscription, and the most of the reply. At 1 no press is lost, at 0 presses that find
-    the queue full are told so instead of waiting at the broker."""
+    """Of the subscription, and the most of the reply; at 1 no press is lost."""
     retain: bool = False
     """Retain the reply, so that a display that is switched on later shows it."""
     format: Literal["json", "text"] = "text"
@@ -90,6 +89,8 @@ class Route(Section):
     while_busy: Literal["queue", "drop", "replace"] = "queue"
     """What a press does while an answer of this route is in hand: wait its turn, nothing, or stop
     that answer and take its place."""
+    max_queued: Annotated[int, Field(ge=0, le=10_000)] = 4
+    """With ``while_busy = "queue"``, how many presses may wait; more are told ``queue_full``."""
     cooldown_s: Annotated[float, Field(ge=0, le=86_400)] = 0.0
     """Presses that come so soon after the end of an answer do nothing, in seconds."""
 

@@ -238,7 +238,7 @@ async def test_a_busy_button_starts_anew(broker: Broker) -> None:
 
 
 async def test_a_busy_button_queues_up_to_the_bound(broker: Broker) -> None:
-    async with house(broker, {**MASHED, "while_busy": "queue", "qos": 0}, limit=3) as stage:
+    async with house(broker, {**MASHED, "while_busy": "queue", "max_queued": 3}) as stage:
         await mash(stage, 10)
         spoken = await stage.client.wait_for("speaker/hall", 4)
         assert spoken == [b"hold 0", b"hold 1", b"hold 2", b"hold 3"]

@@ -109,6 +109,10 @@ class Requests:
         """How many wait or are being answered."""
         return len(self._all_running())
 
+    def count(self, request_id: str) -> int:
+        """How many requests of this id wait or are being answered."""
+        return len(self._running(request_id))
+
     def is_in_hand(self, request_id: str, key: bytes | None = None) -> bool:
         """Tell whether a request of this id, and with this key, has no final message yet."""
         return any(

@@ -16,7 +16,7 @@ from edge_llm.errors import (
     DuplicateIdError,
     EdgeLLMError,
     InvalidIdError,
-    InvalidRequestError,
+    QueueFullError,
     RetainedRequestError,
 )
 from edge_llm.mqtt import MqttConnection, Publication, Subscription
@@ -246,6 +246,10 @@ class Service:
             return
         if route.while_busy == "replace":
             self._requests.replace(route.id)
+        elif self._requests.count(route.id) > route.max_queued:
+            full = QueueFullError(f"{route.max_queued} presses are waiting, as many as may")
+            self._refuse(full, asked.reply, publication)
+            return
         self._requests.accept(asked)
 
     def _is_known(
@@ -297,7 +301,7 @@ class Service:
         )
         return Reply(to, request_id, self._topics.node, as_json=is_json(publication.payload))
 
-    def _refuse(self, error: InvalidRequestError, reply: Reply, publication: Publication) -> None:
+    def _refuse(self, error: EdgeLLMError, reply: Reply, publication: Publication) -> None:
         log.warning("request.rejected", topic=publication.topic, code=error.code, param=error.param)
         ending = reply.fail(error)
         for outgoing in ending.last:
