@@ -359,7 +359,7 @@ async def test_a_button_may_have_a_session(broker: Broker) -> None:
 
 async def test_a_request_for_another_node_is_left_alone(broker: Broker) -> None:
     async with house(broker) as stage:
-        stage.ask({"prompt": "say No", "node": "other"}, "a")
+        stage.ask({"prompt": "say No", "node": "other", "preset": "theirs"}, "a")
         stage.ask({"prompt": "say Yes", "node": "stage"}, "b")
         assert await stage.text("b") == "Yes"
         assert not stage.finals("a")

@@ -60,8 +60,11 @@ class Intake:
 
     def read_request(
         self, publication: Publication, request_id: str, *, may_be_old: bool
-    ) -> Asked | Refused:
-        """Read a message on a request topic, which an earlier life may have read before."""
+    ) -> Asked | Refused | None:
+        """Read a message on a request topic, which an earlier life may have read before.
+
+        None is one for another node, that may have other presets.
+        """
         limit = self._limit(request_id)
         # A small device may send JSON, but what is wrong with it must fit into its buffer.
         as_json = is_json(publication.payload) and not limit
@@ -72,6 +75,8 @@ class Intake:
             if error:
                 raise error
             asked = parse_mqtt_request(publication.payload)
+            if asked.node not in (None, self._topics.node):
+                return None
             as_json = is_json(publication.payload) and asked.format != "text"
             preset = self._rules.presets.find(asked.preset)
             request = _limited(preset.complete(asked), asked, limit)

@@ -203,10 +203,10 @@ class Service:
             self._requests.refuse([reply.refuse(error)], publication)
             return
         asked = self._intake.read_request(publication, request_id, may_be_old=again)
-        if isinstance(asked, Refused):
+        if asked is None:
+            self._copies.ack(publication)
+        elif isinstance(asked, Refused):
             self._refuse(asked.error, asked.reply, publication)
-        elif asked.request.node not in (None, self._topics.node):
-            self._copies.ack(publication)  # another node's
         else:
             self._requests.accept(asked)
 
