@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Field
 
 from edge_llm.errors import InvalidRequestError, UnknownPresetError
-from edge_llm.protocol import MAX_PAYLOAD_BYTES, Message, MqttRequest
+from edge_llm.options import AnswerOptions, NonEmptyText
+from edge_llm.protocol import Message, MqttRequest
 from edge_llm.section import Section
 
 __all__ = ["Preset", "Presets"]
@@ -22,51 +23,21 @@ LANGUAGES = {
 }  # fmt: skip
 
 
-class Preset(Section):
+class Preset(AnswerOptions, Section):
     """A named persona; whatever it leaves out is as the engine's settings say."""
 
     system_prompt: str | None = None
     """Who the model is to be."""
-    prompt: Annotated[str, StringConstraints(min_length=1)] | None = None
+    prompt: NonEmptyText | None = None
     """What an empty request asks."""
-    language: Annotated[str, StringConstraints(min_length=1)] | None = None
+    language: NonEmptyText | None = None
     """The language of the answers: ``de``, or any name as in ``Swiss German``."""
-    max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    """Most tokens of a reply."""
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    """0 is greedy."""
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Sample from the likeliest tokens that together have this probability."""
-    top_k: Annotated[int, Field(ge=0)] | None = None
-    """Sample from this many of the likeliest tokens; 0 means all."""
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Drop tokens below this fraction of the likeliest one's probability."""
-    repeat_penalty: Annotated[float, Field(gt=0, le=4)] | None = None
-    """Divide the logits of recent tokens by this; 1 is off."""
-    repeat_last_n: Annotated[int, Field(ge=-1, le=1_000_000)] | None = None
-    """How many of the last tokens count as recent."""
-    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    """Subtracted from a logit for each time that its token was generated."""
-    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    """Subtracted once from the logit of each token that was generated."""
-    seed: int | None = None
-    """The same seed and request give the same answer; without one each answer is new."""
-    stop: Annotated[tuple[str, ...], Field(max_length=4)] | None = None
-    """Strings that end the text."""
-    enable_thinking: bool | None = None
-    """Let the model reason first, where it can; a visitor waits for that."""
-    time_budget_s: Annotated[float, Field(gt=0, le=86_400)] | None = None
-    """Seconds in which the whole answer must be said."""
-    ttl_s: Annotated[float, Field(gt=0, le=86_400)] | None = None
-    """Seconds a request may wait for its turn."""
     priority: Annotated[int, Field(ge=0, le=9)] | None = None
     """A higher one goes ahead of lower ones that wait; 5 if not given."""
     preempt: bool | None = None
     """Pause a running answer of lower priority."""
     format: Literal["json", "text"] | None = None
     """Of replies to requests that do not say; else JSON for JSON, text for text."""
-    max_bytes: Annotated[int, Field(ge=16, le=MAX_PAYLOAD_BYTES)] | None = None
-    """Most bytes of a reply."""
     parts: bool | None = None
     """Also send the whole text in parts of ``max_bytes``."""
     stream: Literal[False, "token", "word", "sentence"] | None = None

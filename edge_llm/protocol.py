@@ -10,7 +10,6 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    StringConstraints,
     ValidationError,
     field_validator,
     model_validator,
@@ -26,9 +25,9 @@ from edge_llm.errors import (
     UnsupportedFieldError,
     error_from_code,
 )
+from edge_llm.options import MAX_PAYLOAD_BYTES, AnswerOptions, NonEmptyText
 
 __all__ = [
-    "MAX_PAYLOAD_BYTES",
     "PROTOCOL_VERSION",
     "ChatRequest",
     "Delta",
@@ -55,9 +54,6 @@ __all__ = [
 
 PROTOCOL_VERSION = 1
 """Raised when a field changes its meaning; fields are only added otherwise."""
-
-MAX_PAYLOAD_BYTES = 256 * 1024
-"""More than any context holds; larger requests are refused before they are parsed."""
 
 MAX_PARAM_CHARS = 64
 """Of a field's name in an error; it comes from whoever sent the request."""
@@ -95,11 +91,10 @@ class Message(_Wire):
     """The text of the turn."""
 
 
-NonEmptyText = Annotated[str, StringConstraints(min_length=1)]
 TokenId = Annotated[int, Field(ge=0)]
 
 
-class ChatRequest(_Wire):
+class ChatRequest(AnswerOptions, _Wire):
     """What to generate. Field names are OpenAI's wherever OpenAI has one."""
 
     prompt: str | None = None
@@ -108,55 +103,15 @@ class ChatRequest(_Wire):
     """The conversation, oldest turn first, the last one being the turn to answer."""
     model: str | None = None
     """A model of this node; the node's only one by default."""
-    max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    """Most tokens to generate, reasoning included; the node's default otherwise."""
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    """0 is greedy: always the likeliest token."""
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Sample from the likeliest tokens that together have this probability."""
-    top_k: Annotated[int, Field(ge=0)] | None = None
-    """Sample from this many of the likeliest tokens; 0 means all."""
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Drop tokens below this fraction of the likeliest one's probability."""
-    repeat_penalty: Annotated[float, Field(gt=0, le=4)] | None = None
-    """Divide the logits of recent tokens by this; 1 is off."""
-    repeat_last_n: Annotated[int, Field(ge=-1, le=1_000_000)] | None = None
-    """How many of the last tokens count as recent; 0 is off, -1 means all."""
-    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    """Subtracted from a logit for each time that its token was generated."""
-    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    """Subtracted once from the logit of each token that was generated."""
     logit_bias: dict[TokenId, Annotated[float, Field(ge=-100, le=100)]] | None = None
     """Added to the logits of these token ids."""
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
-    """The same seed, request and model give the same text."""
-    stop: Annotated[tuple[NonEmptyText, ...], Field(max_length=4)] | None = None
-    """Up to 4 strings that end the text; they are not part of it."""
-    enable_thinking: bool | None = None
-    """Let the model reason first, where it can; the node's default otherwise."""
     priority: Annotated[int, Field(ge=0, le=9)] = 5
     """A higher one goes ahead of lower ones that wait."""
-    ttl_s: Annotated[float, Field(gt=0, le=86_400)] | None = None
-    """Seconds the request may wait for its turn before it is answered ``expired``."""
-    time_budget_s: Annotated[float, Field(gt=0, le=86_400)] | None = None
-    """Seconds from the request's arrival in which the whole answer must be said, waiting included:
-    it ends in time, and on a sentence. Deltas are whole sentences then."""
     preempt: bool = False
     """Pause a running request of lower priority, which goes on afterwards."""
-    max_bytes: Annotated[int, Field(ge=16, le=MAX_PAYLOAD_BYTES)] | None = None
-    """Generate no more than what fits into this many bytes of UTF-8; a text reply is cut there,
-    at a sentence or a word."""
     overflow: Literal["error", "drop_oldest"] = "error"
     """What to do with a conversation that is longer than the context: refuse it, or leave out the
     oldest turns."""
-
-    @field_validator("stop", mode="before")
-    @classmethod
-    def _stop_as_sequence(cls, value: object) -> object:
-        # What a "before" validator returns is strict Python input, where only a tuple is one.
-        if isinstance(value, str):
-            return (value,)
-        return tuple(value) if isinstance(value, list) else value
 
     @field_validator("prompt")
     @classmethod

@@ -7,9 +7,9 @@ import pytest
 from pydantic import BaseModel, TypeAdapter
 
 from edge_llm.errors import EdgeLLMError, InvalidIdError, InvalidRequestError, error_from_code
+from edge_llm.options import MAX_PAYLOAD_BYTES
 from edge_llm.protocol import (
     LATER_FIELDS,
-    MAX_PAYLOAD_BYTES,
     ChatRequest,
     Delta,
     DeltaPayload,
