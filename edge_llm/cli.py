@@ -84,13 +84,18 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"edge-llm {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for add in (_add_serve, _add_demo, _add_ask, _add_watch, _add_http, _add_doctor, _add_export):
+        add(commands)
+    return parser
 
+
+def _add_serve(commands: Any) -> None:
     serve = commands.add_parser(
         "serve",
         help="serve MQTT and HTTP until stopped",
         description="Serve MQTT and HTTP until stopped (Ctrl-C or SIGTERM).",
         epilog=SETTINGS_HELP,
-        formatter_class=raw,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_config(serve)
     serve.add_argument("--model", type=Path, metavar="DIR", help="model directory to serve")
@@ -99,6 +104,8 @@ def _make_parser() -> argparse.ArgumentParser:
     serve.add_argument("--no-http", action="store_true", help="serve MQTT only")
     serve.set_defaults(command=_serve)
 
+
+def _add_demo(commands: Any) -> None:
     demo = commands.add_parser(
         "demo",
         help="see it talk: broker, model and HTTP in one",
@@ -108,6 +115,8 @@ def _make_parser() -> argparse.ArgumentParser:
     _add_config(demo)
     demo.set_defaults(command=_demo)
 
+
+def _add_ask(commands: Any) -> None:
     ask = commands.add_parser(
         "ask",
         help="ask a node over MQTT",
@@ -123,39 +132,6 @@ def _make_parser() -> argparse.ArgumentParser:
     ask.add_argument("--temperature", type=float, metavar="T", help="0 is the likeliest answer")
     ask.add_argument("--timeout", type=float, default=120.0, metavar="S", help="seconds of silence")
     ask.set_defaults(command=_ask)
-
-    _add_watch(commands)
-    _add_http(commands)
-
-    doctor = commands.add_parser(
-        "doctor",
-        help="examine a model and the card",
-        description="Say of a model directory: is it complete, what geometry it has, what memory "
-        "it needs, what runs it, how fast it will be.",
-    )
-    _add_config(doctor)
-    doctor.add_argument("--model", type=Path, metavar="DIR", help="model directory to examine")
-    doctor.add_argument(
-        "--load",
-        action="store_true",
-        help="load all of it, and find out how the card can be driven; stop the service before",
-    )
-    doctor.set_defaults(command=_doctor)
-
-    export = commands.add_parser(
-        "export",
-        help="make a model directory of Hugging Face weights",
-        description="Write the layers of a Qwen2, Qwen2.5 or Qwen3 model (safetensors) as ONNX "
-        "graphs that edge-llm runs on the CPU. Needs: pip install 'edge-llm[export]'.",
-    )
-    export.add_argument("source", type=Path, metavar="HF_DIR", help="config.json, *.safetensors")
-    export.add_argument("out", type=Path, metavar="OUT", help="directory to make")
-    export.add_argument("--quantize", choices=("fp32", "int8", "int4"), default="fp32")
-    export.add_argument("--context-len", type=int, metavar="N", help="tokens of prompt and answer")
-    export.add_argument("--name", help="what the model is called; HF_DIR's name otherwise")
-    export.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
-    export.set_defaults(command=_export)
-    return parser
 
 
 def _add_watch(commands: Any) -> None:
@@ -198,6 +174,40 @@ def _add_http(commands: Any) -> None:
     )
     http.add_argument("--http-port", type=int, metavar="PORT", help="port to listen on; 0 for any")
     http.set_defaults(command=_http)
+
+
+def _add_doctor(commands: Any) -> None:
+    doctor = commands.add_parser(
+        "doctor",
+        help="examine the broker, a model and the card",
+        description="Say of the broker whether it lets us in and how much it keeps; of a model "
+        "directory: is it complete, what geometry it has, what memory it needs, what runs it, how "
+        "fast it will be.",
+    )
+    _add_config(doctor)
+    doctor.add_argument("--model", type=Path, metavar="DIR", help="model directory to examine")
+    doctor.add_argument(
+        "--load",
+        action="store_true",
+        help="load all of it, and find out how the card can be driven; stop the service before",
+    )
+    doctor.set_defaults(command=_doctor)
+
+
+def _add_export(commands: Any) -> None:
+    export = commands.add_parser(
+        "export",
+        help="make a model directory of Hugging Face weights",
+        description="Write the layers of a Qwen2, Qwen2.5 or Qwen3 model (safetensors) as ONNX "
+        "graphs that edge-llm runs on the CPU. Needs: pip install 'edge-llm[export]'.",
+    )
+    export.add_argument("source", type=Path, metavar="HF_DIR", help="config.json, *.safetensors")
+    export.add_argument("out", type=Path, metavar="OUT", help="directory to make")
+    export.add_argument("--quantize", choices=("fp32", "int8", "int4"), default="fp32")
+    export.add_argument("--context-len", type=int, metavar="N", help="tokens of prompt and answer")
+    export.add_argument("--name", help="what the model is called; HF_DIR's name otherwise")
+    export.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+    export.set_defaults(command=_export)
 
 
 def _add_broker(parser: argparse.ArgumentParser) -> None:
