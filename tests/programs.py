@@ -26,7 +26,7 @@ def require_program(name: str, package: str) -> str:
     path = _find(name)
     if path is None and _install(package):
         path = _find(name)
-    return path or _do_without(f"{name} is not installed (Debian: apt-get install {package})")
+    return path or do_without(f"{name} is not installed (Debian: apt-get install {package})")
 
 
 def _find(name: str) -> str | None:
@@ -62,11 +62,11 @@ def require_npm(package: str, version: str) -> Path:
             subprocess.run(command, cwd=directory, capture_output=True, check=True, timeout=110)
             (directory / "complete").touch()
     if not (directory / "complete").exists():
-        _do_without(f"{package} is not installed (npm install {package}@{version})")
+        do_without(f"{package} is not installed (npm install {package}@{version})")
     return installed
 
 
-def _do_without(reason: str) -> NoReturn:
+def do_without(reason: str) -> NoReturn:
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)
