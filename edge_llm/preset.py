@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from edge_llm.errors import InvalidRequestError, UnknownPresetError
 from edge_llm.options import AnswerOptions, NonEmptyText
@@ -28,7 +28,7 @@ class Preset(AnswerOptions, Section):
 
     system_prompt: str | None = None
     """Who the model is to be."""
-    prompt: NonEmptyText | None = None
+    prompt: Annotated[str, StringConstraints(pattern=r"\S")] | None = None
     """What an empty request asks."""
     language: NonEmptyText | None = None
     """The language of the answers: ``de``, or any name as in ``Swiss German``."""

@@ -1,6 +1,7 @@
 """Personas: what a request leaves out, and no more."""
 
 import pytest
+from pydantic import ValidationError
 
 from edge_llm.errors import InvalidRequestError, UnknownPresetError
 from edge_llm.preset import Preset, Presets
@@ -74,6 +75,11 @@ def test_a_language_is_asked_for() -> None:
         "A cat. Answer in Swiss German."
     )
     assert Preset().opening == ()
+
+
+def test_a_blank_prompt_is_none() -> None:
+    with pytest.raises(ValidationError):
+        Preset(prompt=" \n")
 
 
 def test_without_a_prompt_anywhere_there_is_nothing_to_ask() -> None:

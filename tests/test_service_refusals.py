@@ -282,3 +282,18 @@ async def test_a_lost_acknowledgement_does_not_answer_twice(
         await eventually(lambda: proxy.num_connections == 3)
         await stage.settle()
         assert stage.finals() == [b"Yes"]
+
+
+async def test_a_message_that_breaks_the_node_breaks_nothing_else(
+    mosquitto: Mosquitto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_stage(mosquitto.broker()) as stage:
+        with monkeypatch.context() as patch, capture_logs() as logs:
+            patch.setattr(stage.service._intake, "read_request", None)  # a mistake of ours
+            stage.ask("say No")
+            [error] = await stage.client.wait_for(ERROR)
+        assert json.loads(error)["code"] == "internal"
+        assert "message.crashed" in [entry["event"] for entry in logs]
+        stage.ask("say Yes", "b")
+        assert await stage.text("b") == "Yes"
+        assert not stage.service._mqtt._inbox.num_unacknowledged

@@ -129,7 +129,13 @@ class Service:
     async def _listen(self) -> None:
         async with aclosing(self._mqtt.messages()) as messages:
             async for publication in messages:
-                self._take(publication)
+                try:
+                    self._take(publication)
+                except Exception:
+                    # Of one message; it must not take the others with it, nor come for ever.
+                    log.exception("message.crashed", topic=publication.topic)
+                    self.complain(EdgeLLMError("the node failed on a message; its log says why"))
+                    self._copies.ack(publication)
 
     async def _leave(self) -> None:
         try:
