@@ -12,15 +12,20 @@ EdgeLLMError                     internal
 │   ├── ForbiddenTopicError      forbidden_topic: a reply may not go there
 │   ├── UnknownPresetError       preset_not_found
 │   ├── PayloadTooLargeError     payload_too_large
+│   ├── UnsupportedContentError  unsupported_content: images, audio
+│   ├── UnsupportedSchemaError   unsupported_schema: an answer can't be held to it
 │   └── ContextOverflowError     context_overflow
+├── AuthenticationError          unauthorized: no key, or a wrong one
 ├── UnknownModelError            model_not_found
 ├── ExpiredError                 expired: the request's time to live ended before its turn came
 ├── ReplacedError                replaced: a newer press of the same button took its place
 ├── UnavailableError             unavailable
 │   ├── QueueFullError           queue_full
+│   ├── RateLimitedError         rate_limited: this key has asked too often
 │   ├── ShuttingDownError        shutting_down
 │   ├── NodeOfflineError         node_offline
 │   └── BrokerError              broker_unavailable
+├── UpstreamError                upstream_error: the server that generates for us failed
 ├── EngineFailedError            engine_failed: the worker died too often on this request
 ├── DeviceError                  device_error: the accelerator failed a call
 │   └── DeviceLostError          device_lost: and does nothing more until it is reset
@@ -31,6 +36,7 @@ EdgeLLMError                     internal
 from collections.abc import Iterator
 
 __all__ = [
+    "AuthenticationError",
     "BrokerError",
     "ConfigurationError",
     "ContextOverflowError",
@@ -49,6 +55,7 @@ __all__ = [
     "NodeOfflineError",
     "PayloadTooLargeError",
     "QueueFullError",
+    "RateLimitedError",
     "ReplacedError",
     "RetainedRequestError",
     "ShuttingDownError",
@@ -56,7 +63,10 @@ __all__ = [
     "UnknownFieldError",
     "UnknownModelError",
     "UnknownPresetError",
+    "UnsupportedContentError",
     "UnsupportedFieldError",
+    "UnsupportedSchemaError",
+    "UpstreamError",
     "error_from_code",
 ]
 
@@ -163,6 +173,24 @@ class ContextOverflowError(InvalidRequestError):
     code = "context_overflow"
 
 
+class UnsupportedContentError(InvalidRequestError):
+    """A message has an image, sound or a file; models here read text."""
+
+    code = "unsupported_content"
+
+
+class UnsupportedSchemaError(InvalidRequestError):
+    """A JSON schema, regex or tool that an answer can't be held to; the message says why."""
+
+    code = "unsupported_schema"
+
+
+class AuthenticationError(EdgeLLMError):
+    """The request has no key, or a wrong one."""
+
+    code = "unauthorized"
+
+
 class UnknownModelError(EdgeLLMError):
     """The request names a model that this node does not have."""
 
@@ -194,6 +222,12 @@ class QueueFullError(UnavailableError):
     code = "queue_full"
 
 
+class RateLimitedError(UnavailableError):
+    """This key, or this client, has asked too often; see ``retry_after_s``."""
+
+    code = "rate_limited"
+
+
 class ShuttingDownError(UnavailableError):
     """The node is stopping."""
 
@@ -216,6 +250,13 @@ class EngineFailedError(EdgeLLMError):
     """The worker process died too often while it was working on this request."""
 
     code = "engine_failed"
+
+
+class UpstreamError(EdgeLLMError):
+    """The OpenAI-compatible server behind this node failed; the message has its words."""
+
+    code = "upstream_error"
+    retryable = True
 
 
 class DeviceError(EdgeLLMError):

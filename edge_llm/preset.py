@@ -7,8 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from edge_llm.errors import InvalidRequestError, UnknownPresetError
-from edge_llm.options import AnswerOptions, NonEmptyText
-from edge_llm.protocol import Message, MqttRequest
+from edge_llm.protocol import AnswerOptions, Message, MqttRequest, NonEmptyText
 from edge_llm.section import Section
 
 __all__ = ["Preset", "Presets"]

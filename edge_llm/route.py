@@ -16,8 +16,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from edge_llm.errors import InvalidEncodingError, InvalidRequestError, PayloadTooLargeError
-from edge_llm.options import MAX_PAYLOAD_BYTES
-from edge_llm.protocol import SESSION_NAME
+from edge_llm.protocol import MAX_PAYLOAD_BYTES
+from edge_llm.protocol.request import SESSION_NAME
 from edge_llm.section import Section, TopicFilter, TopicLevel
 from edge_llm.topics import Topics, explain_bad_topic, overlaps
 

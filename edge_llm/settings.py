@@ -26,8 +26,8 @@ from pydantic_settings import (
 )
 
 from edge_llm.errors import ConfigurationError
-from edge_llm.options import MAX_PAYLOAD_BYTES
 from edge_llm.preset import Preset
+from edge_llm.protocol import MAX_PAYLOAD_BYTES
 from edge_llm.route import Route, find_conflict
 from edge_llm.section import Section, TopicFilter, TopicLevel, TopicPrefix
 from edge_llm.topics import Topics

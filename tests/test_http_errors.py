@@ -29,8 +29,8 @@ from edge_llm.errors import (
     UnavailableError,
     UnknownModelError,
 )
-from edge_llm.options import MAX_PAYLOAD_BYTES
 from edge_llm.protocol import (
+    MAX_PAYLOAD_BYTES,
     ChatRequest,
     Delta,
     Done,

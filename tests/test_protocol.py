@@ -6,29 +6,39 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, TypeAdapter
 
+from edge_llm.engine.frames import Generate, encode
 from edge_llm.errors import EdgeLLMError, InvalidIdError, InvalidRequestError, error_from_code
-from edge_llm.options import MAX_PAYLOAD_BYTES
 from edge_llm.protocol import (
-    LATER_FIELDS,
+    MAX_PAYLOAD_BYTES,
     ChatRequest,
     Delta,
     DeltaPayload,
     Done,
     ErrorBody,
     Event,
+    FunctionCall,
+    FunctionDefinition,
+    JsonSchema,
+    JsonSchemaFormat,
     Message,
     ModelInfo,
     MqttRequest,
+    NamedFunction,
+    NamedTool,
     NodeInfo,
     Response,
     Started,
     Timing,
+    Tool,
+    ToolCall,
     Usage,
     parse_mqtt_request,
     validate,
 )
+from edge_llm.protocol.parse import LATER_FIELDS
 from edge_llm.topics import MAX_ID_CHARS, RESERVED_LEVELS, Topics
 
+CALL = ToolCall(id="call_1", function=FunctionCall(name="look", arguments='{"far": true}'))
 TOPICS = Topics("llm", "stage")
 
 
@@ -91,7 +101,7 @@ def test_an_object_is_json() -> None:
         (b'{"messages": "Hi"}', "invalid_request", "messages"),
         (b'{"messages": [{"content": "x"}]}', "invalid_request", "messages.0.role"),
         (
-            b'{"messages": [{"role": "tool", "content": "x"}]}',
+            b'{"messages": [{"role": "narrator", "content": "x"}]}',
             "invalid_request",
             "messages.0.role",
         ),
@@ -207,6 +217,8 @@ def test_a_request_that_sets_all_survives_the_wire() -> None:
         messages=(
             Message(role="system", content="Be a fox.\u2028"),
             Message(role="user", content='🦊 \u0000 "quotes" \\'),
+            Message(role="assistant", tool_calls=(CALL,)),
+            Message(role="tool", content="12", tool_call_id="call_1"),
         ),
         model="m",
         max_tokens=5,
@@ -235,9 +247,19 @@ def test_a_request_that_sets_all_survives_the_wire() -> None:
         node="stage",
         events=True,
         parts=True,
+        thinking_budget=0,
+        response_format=JsonSchemaFormat(
+            type="json_schema", json_schema=JsonSchema(schema_={"type": "object"})
+        ),
+        tools=(Tool(type="function", function=FunctionDefinition(name="look")),),
+        tool_choice=NamedTool(type="function", function=NamedFunction(name="look")),
+        parallel_tool_calls=False,
+        logprobs=True,
+        top_logprobs=20,
     )
-    assert set(MqttRequest.model_fields) - request.model_fields_set == {"prompt"}
+    assert set(MqttRequest.model_fields) - request.model_fields_set == {"prompt", "choices"}
     assert MqttRequest.model_validate_json(request.model_dump_json()) == request
+    assert b'"schema":{' in encode(Generate(id=1, request=request))
 
 
 @pytest.mark.parametrize(

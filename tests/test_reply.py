@@ -47,7 +47,12 @@ def test_a_reply_that_is_not_streamed_is_one_message() -> None:
         "model": "tiny",
         "text": "Good evening.",
         "finish_reason": "stop",
-        "usage": {"prompt_tokens": 3, "cached_tokens": 0, "completion_tokens": 5},
+        "usage": {
+            "prompt_tokens": 3,
+            "cached_tokens": 0,
+            "completion_tokens": 5,
+            "reasoning_tokens": 0,
+        },
         "timing": {"queue_s": 0.0, "total_s": 1.5},
     }
 

@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from edge_llm.errors import InvalidEncodingError, InvalidRequestError, PayloadTooLargeError
-from edge_llm.options import MAX_PAYLOAD_BYTES
+from edge_llm.protocol import MAX_PAYLOAD_BYTES
 from edge_llm.route import Pressed, Route, find_conflict
 from edge_llm.topics import Topics, explain_bad_filter, explain_bad_topic, overlaps
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from edge_llm.mqtt import Publication
-from edge_llm.options import MAX_PAYLOAD_BYTES
+from edge_llm.protocol import MAX_PAYLOAD_BYTES
 from tests.brokers import Broker, Mosquitto, Proxy
 from tests.clients import eventually
 from tests.stage import (

@@ -14,8 +14,7 @@ from edge_llm.errors import (
     InvalidRequestError,
     PayloadTooLargeError,
 )
-from edge_llm.options import MAX_PAYLOAD_BYTES
-from edge_llm.protocol import validate
+from edge_llm.protocol import MAX_PAYLOAD_BYTES, validate
 
 __all__ = ["noted_if_refused", "read_body"]
 

@@ -2,16 +2,27 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Self
 
 from aiohttp import web
 
 from edge_llm.engine import Engine
 from edge_llm.errors import EngineFailedError, ShuttingDownError, UnknownModelError
-from edge_llm.protocol import ChatRequest, Delta, Done, Event, ModelInfo, Queued
+from edge_llm.protocol import (
+    ChatRequest,
+    Delta,
+    Done,
+    Event,
+    FunctionCall,
+    ModelInfo,
+    Queued,
+    TokenLogprob,
+    ToolCall,
+)
 from edge_llm.settings import HttpSettings
 
 __all__ = ["BRIDGE", "Bridge", "Reply"]
@@ -24,6 +35,31 @@ class Reply:
     text: str
     reasoning: str
     done: Done
+    tool_calls: tuple[ToolCall, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+    @classmethod
+    def of(cls, deltas: Sequence[Delta], done: Done) -> Self:
+        """Put the pieces together."""
+        pieces = [piece for delta in deltas for piece in delta.tool_calls]
+        calls = [
+            ToolCall(
+                id=first.id or "",
+                function=FunctionCall(
+                    name=first.name or "",
+                    arguments="".join(p.arguments for p in pieces if p.index == first.index),
+                ),
+            )
+            for first in pieces
+            if first.name is not None
+        ]
+        return cls(
+            text="".join(delta.text for delta in deltas),
+            reasoning="".join(delta.reasoning for delta in deltas),
+            done=done,
+            tool_calls=tuple(calls),
+            logprobs=tuple(token for delta in deltas for token in delta.logprobs),
+        )
 
 
 class Bridge:
@@ -85,19 +121,18 @@ class Bridge:
         Raises:
             EdgeLLMError: as for ``generate``.
         """
-        texts, reasonings = [], []
+        deltas: list[Delta] = []
         done: Done | None = None
         async with self.generate(chat) as events:
             async for event in events:
                 match event:
                     case Delta():
-                        texts.append(event.text)
-                        reasonings.append(event.reasoning)
+                        deltas.append(event)
                     case Done():
                         done = event  # and to the end, or the engine would see a cancel
         if done is None:
             raise EngineFailedError("the engine ended without a word about why")
-        return Reply("".join(texts), "".join(reasonings), done)
+        return Reply.of(deltas, done)
 
     def stop(self) -> None:
         """End all requests in hand, and refuse new ones, with ``shutting_down``."""

@@ -11,13 +11,16 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from edge_llm.errors import (
+    AuthenticationError,
     DeviceLostError,
     EdgeLLMError,
     ExpiredError,
     InvalidRequestError,
     PayloadTooLargeError,
+    RateLimitedError,
     UnavailableError,
     UnknownModelError,
+    UpstreamError,
 )
 
 __all__ = ["as_error", "client_has_gone", "error_body", "error_middleware", "error_response"]
@@ -28,9 +31,12 @@ STATUSES: dict[type[EdgeLLMError], int] = {  # a class without an entry has its 
     EdgeLLMError: 500,
     InvalidRequestError: 400,
     PayloadTooLargeError: 413,
+    AuthenticationError: 401,
     UnknownModelError: 404,
     ExpiredError: 410,  # not 408 or 504, which clients repeat: nobody waits for it any more
     UnavailableError: 503,
+    RateLimitedError: 429,
+    UpstreamError: 502,
     DeviceLostError: 503,
 }
 

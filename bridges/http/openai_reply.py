@@ -15,6 +15,7 @@ __all__ = ["ChunkMaker", "make_completion", "make_id"]
 FINISH_REASONS: dict[FinishReason, str] = {
     "stop": "stop",
     "length": "length",
+    "tool_calls": "tool_calls",
     "cancelled": "length",  # the one word of OpenAI's that means "there should be more"
 }
 

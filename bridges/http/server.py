@@ -13,7 +13,7 @@ from bridges.http.bridge import BRIDGE, Bridge
 from bridges.http.errors import error_middleware
 from edge_llm.engine import Engine
 from edge_llm.errors import ConfigurationError
-from edge_llm.options import MAX_PAYLOAD_BYTES
+from edge_llm.protocol import MAX_PAYLOAD_BYTES
 from edge_llm.settings import HttpSettings
 
 __all__ = ["HttpServer", "open_http"]

@@ -32,7 +32,7 @@ __all__ = [
 class Frame(BaseModel):
     """What all frames are."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True)
 
 
 class Start(Frame):

@@ -5,14 +5,12 @@ Field names are OpenAI's wherever OpenAI has one.
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-__all__ = ["MAX_PAYLOAD_BYTES", "AnswerOptions", "NonEmptyText"]
+from edge_llm.protocol.formats import ResponseFormat
+from edge_llm.protocol.wire import MAX_PAYLOAD_BYTES, NonEmptyText
 
-MAX_PAYLOAD_BYTES = 256 * 1024
-"""More than any context holds; larger requests are refused before they are parsed."""
-
-NonEmptyText = Annotated[str, StringConstraints(min_length=1)]
+__all__ = ["AnswerOptions"]
 
 
 class AnswerOptions(BaseModel):
@@ -44,6 +42,12 @@ class AnswerOptions(BaseModel):
     """Up to 4 strings that end the text; they are not part of it."""
     enable_thinking: bool | None = None
     """Let the model reason first, where it can; the node's default otherwise."""
+    thinking_budget: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    """Most tokens of reasoning; then the model must answer."""
+    response_format: ResponseFormat | None = None
+    """The form that the answer must have: JSON, JSON of a schema, or what a regex matches."""
+    choices: Annotated[tuple[NonEmptyText, ...], Field(min_length=1, max_length=256)] | None = None
+    """The answer is one of these, to the letter."""
     ttl_s: Annotated[float, Field(gt=0, le=86_400)] | None = None
     """Seconds the request may wait for its turn before it is answered ``expired``."""
     time_budget_s: Annotated[float, Field(gt=0, le=86_400)] | None = None

@@ -1,0 +1,90 @@
+"""Payloads: what crosses MQTT, the worker's socket and, translated, HTTP.
+
+The wire types are the engine's types: a request that validates here is what ``Engine.generate``
+takes, and the events that it yields are what a reply is made of.
+"""
+
+from edge_llm.protocol.event import (
+    Delta,
+    Done,
+    Event,
+    FinishReason,
+    Queued,
+    Started,
+    Timing,
+    TokenLogprob,
+    ToolCallDelta,
+    TopLogprob,
+    Usage,
+)
+from edge_llm.protocol.formats import (
+    JsonObjectFormat,
+    JsonSchema,
+    JsonSchemaFormat,
+    RegexFormat,
+    ResponseFormat,
+    TextFormat,
+)
+from edge_llm.protocol.message import Message, Role
+from edge_llm.protocol.node import PROTOCOL_VERSION, ModelInfo, NodeInfo
+from edge_llm.protocol.options import AnswerOptions
+from edge_llm.protocol.parse import is_json, parse_mqtt_request, translate, validate
+from edge_llm.protocol.reply import DeltaPayload, ErrorBody, EventPayload, Response
+from edge_llm.protocol.request import ChatRequest, MqttRequest
+from edge_llm.protocol.tools import (
+    FunctionCall,
+    FunctionDefinition,
+    NamedFunction,
+    NamedTool,
+    Tool,
+    ToolCall,
+    ToolChoice,
+)
+from edge_llm.protocol.wire import MAX_PAYLOAD_BYTES, NonEmptyText, Told, Wire
+
+__all__ = [
+    "MAX_PAYLOAD_BYTES",
+    "PROTOCOL_VERSION",
+    "AnswerOptions",
+    "ChatRequest",
+    "Delta",
+    "DeltaPayload",
+    "Done",
+    "ErrorBody",
+    "Event",
+    "EventPayload",
+    "FinishReason",
+    "FunctionCall",
+    "FunctionDefinition",
+    "JsonObjectFormat",
+    "JsonSchema",
+    "JsonSchemaFormat",
+    "Message",
+    "ModelInfo",
+    "MqttRequest",
+    "NamedFunction",
+    "NamedTool",
+    "NodeInfo",
+    "NonEmptyText",
+    "Queued",
+    "RegexFormat",
+    "Response",
+    "ResponseFormat",
+    "Role",
+    "Started",
+    "TextFormat",
+    "Timing",
+    "TokenLogprob",
+    "Told",
+    "Tool",
+    "ToolCall",
+    "ToolCallDelta",
+    "ToolChoice",
+    "TopLogprob",
+    "Usage",
+    "Wire",
+    "is_json",
+    "parse_mqtt_request",
+    "translate",
+    "validate",
+]
