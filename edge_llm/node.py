@@ -117,7 +117,9 @@ async def open_node(
     async with open_engine(settings.engine) as engine, AsyncExitStack() as doors:
         http = None
         if settings.http.enabled:
-            http = await doors.enter_async_context(open_http(engine, settings.http, settings.node))
+            http = await doors.enter_async_context(
+                open_http(engine, settings.http, settings.node, engine.stats)
+            )
         node = Node(settings, load or (lambda: settings), engine, http)
         if settings.mqtt.enabled:
             kept = doors.enter_context(open_store(store, settings.store, settings.session))

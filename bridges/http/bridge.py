@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Self
 
+import structlog
 from aiohttp import web
 
 from edge_llm.engine import Engine
@@ -17,15 +18,18 @@ from edge_llm.protocol import (
     Delta,
     Done,
     Event,
-    FunctionCall,
     ModelInfo,
     Queued,
+    Started,
     TokenLogprob,
     ToolCall,
+    join_tool_calls,
 )
 from edge_llm.settings import HttpSettings
 
-__all__ = ["BRIDGE", "Bridge", "Reply"]
+__all__ = ["BRIDGE", "Bridge", "Reply", "dropped_header"]
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,23 +45,11 @@ class Reply:
     @classmethod
     def of(cls, deltas: Sequence[Delta], done: Done) -> Self:
         """Put the pieces together."""
-        pieces = [piece for delta in deltas for piece in delta.tool_calls]
-        calls = [
-            ToolCall(
-                id=first.id or "",
-                function=FunctionCall(
-                    name=first.name or "",
-                    arguments="".join(p.arguments for p in pieces if p.index == first.index),
-                ),
-            )
-            for first in pieces
-            if first.name is not None
-        ]
         return cls(
             text="".join(delta.text for delta in deltas),
             reasoning="".join(delta.reasoning for delta in deltas),
             done=done,
-            tool_calls=tuple(calls),
+            tool_calls=join_tool_calls(piece for delta in deltas for piece in delta.tool_calls),
             logprobs=tuple(token for delta in deltas for token in delta.logprobs),
         )
 
@@ -70,8 +62,10 @@ class Bridge:
         self.node = node
         self.started_at = int(time.time())
         self._aliases = settings.model_aliases
-        self._limits: set[asyncio.Timeout] = set()
-        self._stopping = False
+        self._overflow = settings.overflow
+        self._in_hand: set[_InHand] = set()
+        self._changed = asyncio.Event()
+        self.is_stopping = False
 
     def find_model(self, name: str | None) -> ModelInfo | None:
         """Return the model that is meant; none while the first one still loads.
@@ -95,25 +89,26 @@ class Bridge:
         Raises:
             EdgeLLMError: the engine's, or ``ShuttingDownError`` when the bridge stops.
         """
-        if self._stopping:
+        if self.is_stopping:
             raise ShuttingDownError("the node is stopping")
-        # A timeout without an end: when `stop` gives it one, the task is cancelled just as a
-        # client that goes away would do it, but asyncio keeps the two apart.
-        limit = asyncio.timeout(None)
+        if chat.overflow is None:
+            chat = chat.model_copy(update={"overflow": self._overflow})
+        hand = _InHand()
         try:
             async with (
-                limit,
+                hand.limit,
                 aclosing(self.engine.generate(chat)) as events,
-                aclosing(_without_queue(events)) as begun,
+                aclosing(_without_queue(events, hand)) as begun,
             ):
-                self._limits.add(limit)
+                self._in_hand.add(hand)
                 yield begun
         except TimeoutError as exc:
-            if not limit.expired():
+            if not hand.limit.expired():
                 raise
             raise ShuttingDownError("the node is stopping") from exc
         finally:
-            self._limits.discard(limit)
+            self._in_hand.discard(hand)
+            self._changed.set()
 
     async def answer(self, chat: ChatRequest) -> Reply:
         """Wait for the whole answer.
@@ -134,18 +129,57 @@ class Bridge:
             raise EngineFailedError("the engine ended without a word about why")
         return Reply.of(deltas, done)
 
-    def stop(self) -> None:
-        """End all requests in hand, and refuse new ones, with ``shutting_down``."""
-        self._stopping = True
-        for limit in self._limits:
-            limit.reschedule(asyncio.get_running_loop().time())
+    async def stop(self, timeout_s: float) -> None:
+        """Let answers that have begun end; refuse all others, with ``shutting_down``.
+
+        Args:
+            timeout_s: how long they may take; then they are ended in the same way.
+        """
+        self.is_stopping = True
+        for hand in self._in_hand:
+            if not hand.has_begun:
+                hand.end()
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self._in_hand:
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            pass
+        finally:
+            for hand in self._in_hand:
+                hand.end()
 
 
-async def _without_queue(events: AsyncGenerator[Event]) -> AsyncGenerator[Event]:
-    """Leave out the places in the queue: HTTP has no word for them but its headers, later."""
+class _InHand:
+    """A request whose events somebody reads."""
+
+    def __init__(self) -> None:
+        # A timeout without an end: when `end` gives it one, the task is cancelled just as a
+        # client that goes away would do it, but asyncio keeps the two apart.
+        self.limit = asyncio.timeout(None)
+        self.has_begun = False
+
+    def end(self) -> None:
+        if self.limit.when() is None:
+            self.limit.reschedule(asyncio.get_running_loop().time())
+
+
+async def _without_queue(events: AsyncGenerator[Event], hand: _InHand) -> AsyncGenerator[Event]:
+    """Leave out the places in the queue: HTTP has no word for them."""
     async for event in events:
-        if not isinstance(event, Queued):
-            yield event
+        if isinstance(event, Queued):
+            continue
+        if isinstance(event, Started):
+            hand.has_begun = True
+            if event.dropped_messages:
+                log.warning("conversation.cut", dropped_messages=event.dropped_messages)
+        yield event
+
+
+def dropped_header(event: Started | Done) -> dict[str, str]:
+    """Make the header that says how many of the oldest messages were left out, if any were."""
+    return {"X-Dropped-Messages": str(event.dropped_messages)} if event.dropped_messages else {}
 
 
 BRIDGE = web.AppKey("bridge", Bridge)

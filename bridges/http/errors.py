@@ -40,6 +40,9 @@ STATUSES: dict[type[EdgeLLMError], int] = {  # a class without an entry has its 
     DeviceLostError: 503,
 }
 
+KINDS = {401: "authentication_error", 429: "rate_limit_error"}
+"""OpenAI's types of errors, where the status alone doesn't say."""
+
 RETRY_AFTER_S = 5.0
 """When to come back if the error doesn't say: about as long as a restart takes."""
 
@@ -89,7 +92,7 @@ def _status(error: EdgeLLMError) -> int:
 
 
 def _body(status: int, code: str, message: str, param: str | None) -> dict[str, object]:
-    kind = "invalid_request_error" if status < 500 else "server_error"
+    kind = KINDS.get(status, "invalid_request_error" if status < 500 else "server_error")
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 

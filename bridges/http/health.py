@@ -1,4 +1,4 @@
-"""``GET /health``: whether the node can answer now, for load balancers and people."""
+"""``GET /health``: whether the process lives; ``/health/ready``: whether it can answer now."""
 
 from aiohttp import web
 
@@ -9,17 +9,39 @@ __all__ = ["routes"]
 
 routes = web.RouteTableDef()
 
+REASONS = {
+    "loading": "the model is being loaded",
+    "restarting": "the engine's process died and is being replaced",
+    "stopping": "the node is being stopped",
+    "offline": "no node is online behind this bridge",
+}
+
 
 @routes.get("/health")
-async def health(request: web.Request) -> web.Response:
-    """Say what the engine is doing; 503 in every state but ``ready``."""
+async def live(request: web.Request) -> web.Response:
+    """Say that the process answers, and what its engine is doing; always 200."""
+    return web.json_response({"status": "ok", **_described(request)})
+
+
+@routes.get("/health/ready")
+async def ready(request: web.Request) -> web.Response:
+    """Say whether a request would be answered now; 503 with the reason if not."""
+    body = _described(request)
+    if request.app[BRIDGE].is_stopping:
+        body["state"] = "stopping"
+    if body["state"] == "ready":
+        return web.json_response({"status": "ok", **body})
+    reason = REASONS.get(str(body["state"]), str(body["state"]))
+    body = {"status": "unavailable", "reason": reason, **body}
+    return web.json_response(body, status=503, headers={"Retry-After": "5"})
+
+
+def _described(request: web.Request) -> dict[str, object]:
     bridge = request.app[BRIDGE]
-    state = bridge.engine.state
-    body = {
-        "status": "ok" if state == "ready" else "unavailable",
+    return {
         "node": bridge.node,
         "version": __version__,
-        "state": state,
+        "state": bridge.engine.state,
+        "activity": bridge.engine.activity,
         "models": [model.model_dump() for model in bridge.engine.models],
     }
-    return web.json_response(body, status=200 if state == "ready" else 503)

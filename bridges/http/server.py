@@ -1,17 +1,23 @@
 """Listening: the aiohttp application, from its port being opened to its last stream being ended."""
 
 import errno
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+import aiohttp_cors
 import structlog
 from aiohttp import web
 
 from bridges.http import health, openai
+from bridges.http.auth import make_auth_middleware
 from bridges.http.bridge import BRIDGE, Bridge
 from bridges.http.errors import error_middleware
-from edge_llm.engine import Engine
+from bridges.http.limits import make_limit_middleware
+from bridges.http.metrics import METRICS, Metrics
+from bridges.http.metrics import routes as metrics_routes
+from bridges.http.request_id import add_header, name_request
+from edge_llm.engine import Engine, EngineStats
 from edge_llm.errors import ConfigurationError
 from edge_llm.protocol import MAX_PAYLOAD_BYTES
 from edge_llm.settings import HttpSettings
@@ -41,17 +47,35 @@ class HttpServer:
 
 @asynccontextmanager
 async def open_http(
-    engine: Engine, settings: HttpSettings, node: str
+    engine: Engine, settings: HttpSettings, node: str, stats: EngineStats | None = None
 ) -> AsyncGenerator[HttpServer]:
-    """Serve HTTP until the context is left; then streams end with ``shutting_down``.
+    """Serve HTTP until the context is left; what has begun may end within ``stop_timeout_s``.
+
+    Args:
+        engine: generates.
+        settings: of HTTP.
+        node: its name.
+        stats: what the engine counts, for ``/metrics``; none where it is on another machine.
 
     Raises:
         ConfigurationError: the address can't be listened on; says which, and what to set.
     """
     bridge = Bridge(engine, settings, node)
-    app = web.Application(middlewares=[error_middleware], client_max_size=MAX_PAYLOAD_BYTES)
-    app[BRIDGE] = bridge
-    app.add_routes([*health.routes, *openai.routes])
+    metrics = Metrics(engine, stats, node)
+    app = web.Application(
+        middlewares=[
+            name_request,
+            metrics.middleware,
+            error_middleware,
+            make_limit_middleware(settings.max_concurrent),
+            make_auth_middleware(settings.key),
+        ],
+        client_max_size=MAX_PAYLOAD_BYTES,
+    )
+    app[BRIDGE], app[METRICS] = bridge, metrics
+    app.on_response_prepare.append(add_header)
+    app.add_routes([*health.routes, *metrics_routes, *openai.routes])
+    _allow_origins(app, settings.cors_origins)
     # Without handler_cancellation, aiohttp lets handlers go on for clients that have gone.
     runner = web.AppRunner(
         app, handler_cancellation=True, shutdown_timeout=SHUTDOWN_TIMEOUT_S, access_log=None
@@ -63,11 +87,23 @@ async def open_http(
         try:
             yield server
         finally:
-            bridge.stop()
-            await runner.cleanup()
+            try:
+                await bridge.stop(settings.stop_timeout_s)
+            finally:
+                await runner.cleanup()
             log.info("http.stopped", address=server.address, port=server.port)
     finally:
         await runner.cleanup()  # does nothing the second time
+
+
+def _allow_origins(app: web.Application, origins: Sequence[str]) -> None:
+    """Let pages of these origins ask from a browser; they have no cookies here, only keys."""
+    options = aiohttp_cors.ResourceOptions(
+        allow_credentials=False, expose_headers="*", allow_headers="*", max_age=600
+    )
+    cors = aiohttp_cors.setup(app, defaults=dict.fromkeys(origins, options))
+    for route in list(app.router.routes()):
+        cors.add(route)
 
 
 async def _listen(runner: web.AppRunner, settings: HttpSettings) -> HttpServer:

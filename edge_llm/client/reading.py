@@ -20,6 +20,7 @@ from edge_llm.protocol import (
     Response,
     Started,
     Timing,
+    ToolCallDelta,
     Usage,
 )
 
@@ -104,7 +105,21 @@ class Reading:
         if response.error:
             raise response.error.to_error()
         events = self._start()
-        rest = Delta(text=self._go_on(response.text), reasoning=response.reasoning or "")
+        calls = enumerate(response.tool_calls or ())
+        rest = Delta(
+            text=self._go_on(response.text),
+            reasoning=response.reasoning or "",
+            tool_calls=tuple(
+                ToolCallDelta(
+                    index=index,
+                    id=call.id,
+                    name=call.function.name,
+                    arguments=call.function.arguments,
+                )
+                for index, call in calls
+            ),
+            logprobs=response.logprobs or (),
+        )
         if rest != Delta():
             events.append(rest)
         done = Done(

@@ -2,5 +2,6 @@
 
 from edge_llm.engine.factory import open_engine
 from edge_llm.engine.interface import Engine, EngineState, PausableEngine
+from edge_llm.engine.stats import Ended, EngineStats
 
-__all__ = ["Engine", "EngineState", "PausableEngine", "open_engine"]
+__all__ = ["Ended", "Engine", "EngineState", "EngineStats", "PausableEngine", "open_engine"]

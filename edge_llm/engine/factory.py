@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 from edge_llm.engine.paced import PacedEngine
 from edge_llm.engine.queue import QueuedEngine
+from edge_llm.engine.stats import EngineStats
 from edge_llm.engine.worker import WorkerEngine
 from edge_llm.settings import EngineSettings
 
@@ -24,10 +25,11 @@ async def open_engine(settings: EngineSettings) -> AsyncGenerator[QueuedEngine]:
     if settings.kind == "paced":
         yield QueuedEngine(PacedEngine(settings), settings.queue)
         return
-    worker = WorkerEngine(settings)
+    stats = EngineStats()
+    worker = WorkerEngine(settings, stats)
     async with asyncio.TaskGroup() as tasks:
         supervisor = tasks.create_task(worker.run(), name="worker.supervisor")
         try:
-            yield QueuedEngine(worker, settings.queue)
+            yield QueuedEngine(worker, settings.queue, stats)
         finally:
             supervisor.cancel()

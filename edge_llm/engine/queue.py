@@ -23,6 +23,7 @@ import structlog
 
 from edge_llm.engine.gate import Gate
 from edge_llm.engine.interface import EngineState, PausableEngine
+from edge_llm.engine.stats import EngineStats
 from edge_llm.errors import EdgeLLMError, ExpiredError, QueueFullError, UnknownModelError
 from edge_llm.protocol import (
     ChatRequest,
@@ -102,7 +103,10 @@ class _Clock:
 class QueuedEngine:
     """An engine with a bounded queue in front of it."""
 
-    def __init__(self, engine: PausableEngine, settings: QueueSettings) -> None:
+    def __init__(
+        self, engine: PausableEngine, settings: QueueSettings, stats: EngineStats | None = None
+    ) -> None:
+        self.stats = stats or EngineStats()
         self._engine = engine
         self._limit = settings.limit
         self._waiting: list[_Turn] = []  # in the order of their turns
@@ -164,12 +168,15 @@ class QueuedEngine:
                             yield event
         except EdgeLLMError as exc:
             log.warning("request.failed", code=exc.code, **_shown(clock.timing()))
+            self.stats.note(exc.code, clock.timing())
             raise
         except (asyncio.CancelledError, GeneratorExit):
             log.info("request.cancelled", **_shown(clock.timing()))
+            self.stats.note("cancelled", clock.timing())
             raise
         if done:  # out here, so that the next request begins while this one is delivered
             _log_done(done)
+            self.stats.note(done.finish_reason, done.timing, done.usage)
             yield done
 
     def _check_model(self, request: ChatRequest) -> None:
@@ -222,6 +229,8 @@ class QueuedEngine:
             elif self._waiting:
                 self._running = self._waiting.pop(0)
                 self._running.move_to(0)
+        self.stats.num_waiting = len(self._waiting)
+        self.stats.num_running = len(self._paused) + bool(self._running)
         for place, turn in enumerate(self._waiting, 1):
             turn.move_to(place + sum(turn.priority <= paused.priority for paused in self._paused))
 

@@ -32,6 +32,7 @@ from edge_llm.engine.gate import Gate
 from edge_llm.engine.interface import EngineState
 from edge_llm.engine.link import Link, PausedError, WorkerDiedError
 from edge_llm.engine.progress import Progress, TimeUpError
+from edge_llm.engine.stats import EngineStats
 from edge_llm.errors import EdgeLLMError, EngineFailedError
 from edge_llm.protocol import ChatRequest, Done, Event, Message, ModelInfo
 from edge_llm.settings import EngineSettings
@@ -48,8 +49,9 @@ LINE_LIMIT = 2**20  # bytes; asyncio's default of 64 KiB is less than one long d
 class WorkerEngine:
     """An engine in a process of its own; ``run`` keeps that process alive."""
 
-    def __init__(self, settings: EngineSettings) -> None:
+    def __init__(self, settings: EngineSettings, stats: EngineStats | None = None) -> None:
         self._settings = settings
+        self._stats = stats or EngineStats()
         self._models: tuple[ModelInfo, ...] = ()
         self._state: EngineState = "loading"
         self._link: asyncio.Future[Link] = asyncio.get_running_loop().create_future()
@@ -109,6 +111,7 @@ class WorkerEngine:
                 delay = self._settings.worker.restart_delay_s
             elif not self._models and self._link.done() and (error := self._link.exception()):
                 raise error
+            self._stats.num_restarts += 1
             log.warning("worker.died", exit_code=process.returncode, restart_in_s=delay)
             await asyncio.sleep(delay)
             delay = min(delay * 2, LONGEST_RESTART_DELAY_S)

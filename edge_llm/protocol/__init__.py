@@ -16,6 +16,7 @@ from edge_llm.protocol.event import (
     ToolCallDelta,
     TopLogprob,
     Usage,
+    join_tool_calls,
 )
 from edge_llm.protocol.formats import (
     JsonObjectFormat,
@@ -84,6 +85,7 @@ __all__ = [
     "Usage",
     "Wire",
     "is_json",
+    "join_tool_calls",
     "parse_mqtt_request",
     "translate",
     "validate",

@@ -1,9 +1,11 @@
 """What an engine yields while it answers: the wire types are the engine's types."""
 
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from edge_llm.protocol.tools import FunctionCall, ToolCall
 from edge_llm.protocol.wire import Told, Wire
 
 __all__ = [
@@ -18,6 +20,7 @@ __all__ = [
     "ToolCallDelta",
     "TopLogprob",
     "Usage",
+    "join_tool_calls",
 ]
 
 FinishReason = Literal["stop", "length", "tool_calls", "time_budget", "cancelled"]
@@ -78,6 +81,23 @@ class ToolCallDelta(Told):
     """In its first piece only: the whole name."""
     arguments: str = ""
     """Added to the arguments, a JSON object as text."""
+
+
+def join_tool_calls(pieces: Iterable[ToolCallDelta]) -> tuple[ToolCall, ...]:
+    """Put calls together from their pieces; the last one may not be whole."""
+    calls: dict[int, list[ToolCallDelta]] = {}
+    for piece in pieces:
+        calls.setdefault(piece.index, []).append(piece)
+    return tuple(
+        ToolCall(
+            id=first.id or f"call_{first.index}",
+            function=FunctionCall(
+                name=first.name, arguments=first.arguments + "".join(p.arguments for p in rest)
+            ),
+        )
+        for first, *rest in calls.values()
+        if first.name
+    )
 
 
 class Queued(Wire):

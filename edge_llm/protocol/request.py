@@ -42,9 +42,9 @@ class ChatRequest(AnswerOptions, Wire):
     """A higher one goes ahead of lower ones that wait."""
     preempt: bool = False
     """Pause a running request of lower priority, which goes on afterwards."""
-    overflow: Literal["error", "drop_oldest"] = "error"
-    """What to do with a conversation that is longer than the context: refuse it, or leave out the
-    oldest turns."""
+    overflow: Literal["error", "drop_oldest"] | None = None
+    """What to do with a conversation that is longer than the context: refuse it, which is what is
+    done if nobody says, or leave out the oldest turns."""
 
     @field_validator("prompt")
     @classmethod

@@ -74,16 +74,16 @@ class Conversations:
         full = {"prompt": None, "messages": (*system, *said), "overflow": "drop_oldest"}
         return Turn(name, self._num_resets[name], said, request.model_copy(update=full))
 
-    def end(self, turn: Turn, answer: str, num_dropped: int = 0) -> None:
+    def end(self, turn: Turn, answer: Message | None, num_dropped: int = 0) -> None:
         """Remember what was said, if anything was, and let the next one have its turn.
 
         Args:
             turn: which is over.
-            answer: what was said; empty if nothing was, and then nothing is remembered.
+            answer: what was said; if nothing was, nothing is remembered.
             num_dropped: oldest messages that the context had no room for; they are forgotten.
         """
         if answer and turn.num_resets == self._num_resets[turn.name]:
-            kept = (*turn.history, Message(role="assistant", content=answer))
+            kept = (*turn.history, answer)
             self._sessions.keep(turn.name, kept[num_dropped:])
         self._locks[turn.name].release()
         self._leave(turn.name)

@@ -27,10 +27,14 @@ from edge_llm.protocol import (
     ErrorBody,
     Event,
     EventPayload,
+    Message,
     MqttRequest,
     Queued,
     Response,
     Started,
+    TokenLogprob,
+    ToolCallDelta,
+    join_tool_calls,
 )
 from edge_llm.text import (
     FittingText,
@@ -125,12 +129,17 @@ class Reply:
         self._text = ""
         self._streamed = ""
         self._reasoning = ""
+        self._tool_calls: list[ToolCallDelta] = []
+        self._logprobs: list[TokenLogprob] = []
         self._seq = 0
 
     @property
-    def text(self) -> str:
-        """All that was generated of the answer so far."""
-        return self._text
+    def message(self) -> Message | None:
+        """All that was generated of the answer so far, as a turn; none if that is nothing."""
+        calls = join_tool_calls(self._tool_calls) or None
+        if not (self._text or calls):
+            return None
+        return Message(role="assistant", content=self._text, tool_calls=calls)
 
     def add(self, event: Event) -> Iterator[Outgoing]:
         """Take what the engine says; yield what can be published of it now."""
@@ -144,6 +153,8 @@ class Reply:
                     yield from self._event(EventPayload(event="first_token"))
                 self._text += event.text
                 self._reasoning += event.reasoning
+                self._tool_calls += event.tool_calls
+                self._logprobs += event.logprobs
                 if self._splitter:
                     for piece in self._splitter.add(event.text):
                         yield from self._delta(piece)
@@ -171,6 +182,8 @@ class Reply:
                 text=self._final_text(),
                 parts=len(parts) or None,
                 reasoning=self._reasoning or None,
+                tool_calls=join_tool_calls(self._tool_calls) or None,
+                logprobs=tuple(self._logprobs) or None,
                 finish_reason=finish_reason,
                 usage=done.usage if done else None,
                 timing=done.timing if done else None,

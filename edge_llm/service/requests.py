@@ -260,7 +260,7 @@ class Requests:
             if entry.turn:
                 failed = isinstance(outcome, EdgeLLMError)
                 dropped = outcome.dropped_messages if isinstance(outcome, Done) else 0
-                answer = "" if failed else entry.asked.reply.text
+                answer = None if failed else entry.asked.reply.message
                 self.conversations.end(entry.turn, answer, dropped)
             if finals and entry.asked.publication.qos > 0:
                 self.store.answers.finish(entry.asked.key, finals)

@@ -1,0 +1,195 @@
+"""What load balancers, Prometheus and a stop of the node see of the bridge."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from bridges.http import HttpServer, open_http
+from edge_llm.engine import EngineState
+from edge_llm.engine.queue import QueuedEngine
+from edge_llm.errors import DeviceError
+from edge_llm.protocol import Delta, Done, Event, ModelInfo, Started, Usage
+from edge_llm.settings import HttpSettings, QueueSettings
+from tests.clients import eventually
+from tests.fakes import ScriptedEngine
+
+ASK: dict[str, Any] = {"messages": [{"role": "user", "content": "Hello"}]}
+USAGE = Usage(prompt_tokens=30, cached_tokens=20, completion_tokens=5)
+ANSWER: list[Event | Exception | asyncio.Event] = [
+    Started(),
+    Delta(text="Hello"),
+    Delta(text=" there."),
+    Done(finish_reason="stop", usage=USAGE),
+]
+MODEL = ModelInfo(id="tiny", context_len=64, vocab_size=260, runtime="onnx")
+
+
+@pytest.fixture
+def engine() -> ScriptedEngine:
+    return ScriptedEngine(ANSWER, models=(MODEL,))
+
+
+@pytest.fixture
+def queue(engine: ScriptedEngine) -> QueuedEngine:
+    return QueuedEngine(engine, QueueSettings(limit=1))
+
+
+@pytest.fixture
+async def server(queue: QueuedEngine) -> AsyncIterator[HttpServer]:
+    async with open_http(queue, HttpSettings(port=0), "pi5", queue.stats) as server:
+        yield server
+
+
+@pytest.fixture
+async def http(server: HttpServer) -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(server.url) as session:
+        yield session
+
+
+async def scrape(http: aiohttp.ClientSession) -> dict[str, float]:
+    """Return the samples; labels follow the name in brackets."""
+    async with http.get("/metrics") as response:
+        assert response.headers["Content-Type"].startswith("text/plain; version=")
+        text = await response.text()
+    return {
+        sample.name + (str(list(sample.labels.values())) if sample.labels else ""): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+@pytest.mark.parametrize("state", ["ready", "loading", "restarting", "offline"])
+async def test_live_is_not_ready(
+    http: aiohttp.ClientSession, engine: ScriptedEngine, state: EngineState
+) -> None:
+    engine.state = state
+    async with http.get("/health") as response:
+        assert (response.status, (await response.json())["state"]) == (200, state)
+    async with http.get("/health/ready") as response:
+        assert response.status == (200 if state == "ready" else 503)
+        body = await response.json()
+        assert ("Retry-After" in response.headers) == (state != "ready")
+    assert body.pop("version")
+    reason = body.pop("reason", "")
+    assert bool(reason) == (state != "ready")
+    assert body == {
+        "status": "ok" if state == "ready" else "unavailable",
+        "node": "pi5",
+        "state": state,
+        "activity": "idle",
+        "models": [MODEL.model_dump()],
+    }
+
+
+async def test_metrics_tell_what_the_engine_did(
+    http: aiohttp.ClientSession, engine: ScriptedEngine
+) -> None:
+    for _ in range(3):
+        async with http.post("/v1/chat/completions", json=ASK) as response:
+            assert response.status == 200
+    engine.script = [Started(), DeviceError("no")]
+    async with http.post("/v1/chat/completions", json=ASK) as response:
+        assert response.status == 500
+    async with http.post("/v1/chat/completions", data=b"{") as response:
+        assert response.status == 400
+    found = await scrape(http)
+    assert found["edge_llm_requests_total['stop']"] == 3
+    assert found["edge_llm_requests_total['device_error']"] == 1
+    assert found["edge_llm_prompt_tokens_total"] == 90
+    assert found["edge_llm_cached_tokens_total"] == 60
+    assert found["edge_llm_completion_tokens_total"] == 15
+    for name in ("queue", "request"):
+        assert found[f"edge_llm_{name}_seconds_count"] == 4
+    assert found["edge_llm_time_to_first_token_seconds_count"] == 3
+    assert found["edge_llm_time_per_token_seconds_count"] == 3
+    assert found["edge_llm_engine_state['ready']"] == 1
+    assert found["edge_llm_engine_state['loading']"] == 0
+    assert found["edge_llm_worker_restarts_total"] == 0
+    route = "'POST', '/v1/chat/completions'"
+    assert found[f"edge_llm_http_requests_total[{route}, '200']"] == 3
+    assert found[f"edge_llm_http_requests_total[{route}, '400']"] == 1
+    assert found["process_resident_memory_bytes"] > 0
+    [info] = [name for name in found if name.startswith("edge_llm_info")]
+    assert all(word in info for word in ("'pi5'", "'tiny'", "'onnx'"))
+
+
+async def test_metrics_tell_what_is_in_hand(
+    http: aiohttp.ClientSession, engine: ScriptedEngine, queue: QueuedEngine
+) -> None:
+    release = asyncio.Event()
+    engine.script = [Started(), release, *ANSWER[1:]]
+    asked = [asyncio.create_task(http.post("/v1/chat/completions", json=ASK)) for _ in range(2)]
+    await eventually(lambda: queue.num_waiting == 1)
+    found = await scrape(http)
+    assert found["edge_llm_requests_waiting"] == found["edge_llm_requests_running"] == 1
+    async with http.post("/v1/chat/completions", json=ASK) as response:
+        assert response.status == 503
+    release.set()
+    for task in asked:
+        assert (await task).status == 200
+    found = await scrape(http)
+    assert found["edge_llm_requests_total['queue_full']"] == 1
+    assert found["edge_llm_requests_waiting"] == found["edge_llm_requests_running"] == 0
+
+
+async def test_where_the_engine_is_elsewhere_only_http_is_counted(engine: ScriptedEngine) -> None:
+    async with (
+        open_http(engine, HttpSettings(port=0), "any") as server,
+        aiohttp.ClientSession(server.url) as http,
+    ):
+        found = await scrape(http)
+    assert not any(name.startswith("edge_llm_requests") for name in found)
+    assert found["edge_llm_engine_state['ready']"] == 1
+
+
+async def test_a_stop_lets_end_what_has_begun_and_refuses_the_rest(engine: ScriptedEngine) -> None:
+    release = asyncio.Event()
+    engine.script = [Started(), Delta(text="Hel"), release, Delta(text="lo"), ANSWER[-1]]
+    queue = QueuedEngine(engine, QueueSettings())
+
+    async def ask(http: aiohttp.ClientSession) -> tuple[int, dict[str, Any]]:
+        async with http.post("/v1/chat/completions", json=ASK) as response:
+            return response.status, await response.json()
+
+    async def then(http: aiohttp.ClientSession) -> None:
+        """What a load balancer and a newcomer see during the stop."""
+        await asyncio.sleep(0.05)
+        async with http.get("/health/ready") as response:
+            assert response.status == 503
+            assert (await response.json())["reason"] == "the node is being stopped"
+        assert (await ask(http))[0] == 503
+        release.set()
+
+    connector = aiohttp.TCPConnector(limit=0)
+    async with open_http(queue, HttpSettings(port=0), "pi5") as server:
+        http = aiohttp.ClientSession(server.url, connector=connector)
+        begun = asyncio.create_task(ask(http))
+        await asyncio.sleep(0.05)
+        waiting = asyncio.create_task(ask(http))
+        await asyncio.sleep(0.05)
+        watcher = asyncio.create_task(then(http))
+    async with http:
+        await watcher
+        status, body = await begun
+        assert (status, body["choices"][0]["message"]["content"]) == (200, "Hello")
+        status, body = await waiting
+        assert (status, body["error"]["code"]) == (503, "shutting_down")
+
+
+async def test_what_has_begun_and_does_not_end_is_ended(engine: ScriptedEngine) -> None:
+    engine.script = [Started(), Delta(text="Hel"), asyncio.Event()]
+    settings = HttpSettings(port=0, stop_timeout_s=0.2)
+    async with open_http(engine, settings, "pi5") as server:
+        http = aiohttp.ClientSession(server.url)
+        asked = asyncio.create_task(http.post("/v1/chat/completions", json=ASK))
+        await asyncio.sleep(0.05)
+        begin = time.monotonic()
+    assert 0.15 < time.monotonic() - begin < 2
+    async with http, await asked as response:
+        assert response.status == 503
+    assert engine.num_running == 0
