@@ -1,4 +1,4 @@
-"""The commands: serve, demo, ask, watch, http, doctor, export."""
+"""The commands: serve, demo, ask, watch, http, api-key, doctor, export."""
 
 import argparse
 import asyncio
@@ -11,12 +11,14 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from edge_llm import __version__
 from edge_llm.client import RemoteEngine
-from edge_llm.errors import EdgeLLMError
+from edge_llm.errors import ConfigurationError, EdgeLLMError
 from edge_llm.log import set_up_log
 from edge_llm.protocol import Delta, MqttRequest, validate
-from edge_llm.settings import Settings, load_settings
+from edge_llm.settings import ApiKeySettings, Settings, describe, load_settings
 
 __all__ = ["run"]
 
@@ -32,6 +34,7 @@ A language model for art installations: MQTT in, generated text out.
   edge-llm ask "Who are you?"       ask a node over MQTT; the answer streams to the terminal
   edge-llm watch                    see what happens at the broker: nodes, requests, replies, errors
   edge-llm http --host BROKER       serve HTTP on this machine for a node that is on another one
+  edge-llm api-key NAME             make a key for HTTP, and the lines of settings that let it in
   edge-llm doctor --model DIR       say what a model needs, and how fast it will be
   edge-llm export HF_DIR OUT        make a model directory of Hugging Face weights (Qwen2, Qwen3)
 """
@@ -84,7 +87,16 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"edge-llm {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for add in (_add_serve, _add_demo, _add_ask, _add_watch, _add_http, _add_doctor, _add_export):
+    for add in (
+        _add_serve,
+        _add_demo,
+        _add_ask,
+        _add_watch,
+        _add_http,
+        _add_api_key,
+        _add_doctor,
+        _add_export,
+    ):
         add(commands)
     return parser
 
@@ -174,6 +186,18 @@ def _add_http(commands: Any) -> None:
     )
     http.add_argument("--http-port", type=int, metavar="PORT", help="port to listen on; 0 for any")
     http.set_defaults(command=_http)
+
+
+def _add_api_key(commands: Any) -> None:
+    api_key = commands.add_parser(
+        "api-key",
+        help="make a key for HTTP",
+        description="Make a key for HTTP at random. It is shown once; the settings hold no more of "
+        "it than its SHA-256. As soon as there is a key, requests without one are refused.",
+    )
+    api_key.add_argument("name", metavar="NAME", help="whose it is, for the log")
+    api_key.add_argument("--per-min", type=float, metavar="N", help="most requests in a minute")
+    api_key.set_defaults(command=_api_key)
 
 
 def _add_doctor(commands: Any) -> None:
@@ -311,6 +335,24 @@ async def _bridge_http(settings: Settings, node: str | None) -> None:
     )
     async with remote, open_http(remote, settings.http, node or "any"):
         await asyncio.Event().wait()
+
+
+def _api_key(args: argparse.Namespace) -> int:
+    from bridges.http import hash_key, make_key
+
+    key = make_key()
+    try:
+        settings = ApiKeySettings(
+            name=args.name, sha256=hash_key(key), requests_per_min=args.per_min
+        )
+    except ValidationError as exc:
+        raise ConfigurationError(describe(exc)) from exc
+    print(f"The key of {args.name}, which is not shown again: {key}", file=sys.stderr)
+    print("These lines belong in the settings file; then restart the node:", file=sys.stderr)
+    print("\n[[http.key]]")  # so that '>> edge-llm.toml' does the rest
+    for name, value in settings.model_dump(exclude_none=True).items():
+        print(f"{name} = {json.dumps(value, ensure_ascii=False)}")
+    return 0
 
 
 def _doctor(args: argparse.Namespace) -> int:

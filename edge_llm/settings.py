@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     Field,
     SecretStr,
     StringConstraints,
@@ -41,6 +42,7 @@ __all__ = [
     "HttpSettings",
     "LogSettings",
     "MqttSettings",
+    "OpenAISettings",
     "PacedSettings",
     "QueueSettings",
     "SessionSettings",
@@ -48,6 +50,7 @@ __all__ = [
     "StoreSettings",
     "TlsSettings",
     "WorkerSettings",
+    "describe",
     "load_settings",
 ]
 
@@ -142,6 +145,8 @@ class HttpSettings(Section):
     """Address to listen on; 0.0.0.0 for all."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """TCP port; 0 takes a free one."""
+    ollama_port: Annotated[int, Field(ge=0, le=65535)] | None = None
+    """A second port for programs that know no other than Ollama's, 11434; all paths are on both."""
     model_aliases: tuple[str, ...] = ()
     """Further names that clients may ask for, with wildcards: ``["gpt-*"]``."""
     key: tuple[ApiKeySettings, ...] = ()
@@ -170,6 +175,12 @@ class HttpSettings(Section):
                 f'address once more: http.allow_anonymous_on = "{self.host}"'
             )
         return self
+
+
+def _base_url(url: str) -> str:
+    if not re.fullmatch(r"https?://[^/?#\s]+[^?#\s]*", url):
+        raise ValueError('use a URL such as "http://localhost:8080/v1"')
+    return url.rstrip("/")
 
 
 def _is_loopback(host: str) -> bool:
@@ -227,11 +238,30 @@ class PacedSettings(Section):
     """Speed after the first token."""
 
 
+class OpenAISettings(Section):
+    """A server that generates for this node, in OpenAI's dialect: llama-server, Ollama, axllm."""
+
+    base_url: Annotated[str, AfterValidator(_base_url)] | None = None
+    """Where its paths begin: ``http://192.168.1.5:8080/v1``, ``http://localhost:11434/v1``."""
+    api_key: SecretStr | None = None
+    """Sent as ``Authorization: Bearer``, if the server wants a key."""
+    model: Annotated[str, Field(min_length=1)] | None = None
+    """Which of its models to use; the first that it lists if not given."""
+    connect_timeout_s: Annotated[float, Field(gt=0)] = 5.0
+    """How long it may take to accept a connection, in seconds."""
+    timeout_s: Annotated[float, Field(gt=0)] = 120.0
+    """Longest silence before the first piece of an answer and between two pieces, in seconds."""
+    max_attempts: Annotated[int, Field(ge=1, le=10)] = 3
+    """How often a request is sent that the server can't be reached for, or has no room for (408,
+    429, 5xx); never again after its first token."""
+
+
 class EngineSettings(Section):
     """What generates, and what it does where a request says nothing."""
 
-    kind: Literal["worker", "paced"] = "worker"
-    """``worker`` runs the model; ``paced`` says a fixed text at a set speed."""
+    kind: Literal["worker", "paced", "openai"] = "worker"
+    """``worker`` runs the model; ``openai`` asks a server that speaks OpenAI's dialect; ``paced``
+    says a fixed text at a set speed."""
     max_tokens: Annotated[int, Field(ge=1)] = 256
     """Most tokens of a reply."""
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
@@ -242,7 +272,7 @@ class EngineSettings(Section):
     """As for ``temperature``."""
     min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
     """0 is off."""
-    repeat_penalty: Annotated[float, Field(gt=0, le=4)] = 1.0
+    repeat_penalty: Annotated[float, Field(ge=0.01, le=4)] = 1.0
     """1 is off."""
     repeat_last_n: Annotated[int, Field(ge=-1)] = 64
     """Tokens that ``repeat_penalty`` looks back at."""
@@ -253,6 +283,16 @@ class EngineSettings(Section):
     queue: QueueSettings = QueueSettings()
     worker: WorkerSettings = WorkerSettings()
     paced: PacedSettings = PacedSettings()
+    openai: OpenAISettings = OpenAISettings()
+
+    @model_validator(mode="after")
+    def _knows_its_server(self) -> Self:
+        if self.kind == "openai" and self.openai.base_url is None:
+            raise ValueError(
+                'kind "openai" needs the address of a server: set engine.openai.base_url, as in '
+                '"http://localhost:8080/v1"'
+            )
+        return self
 
 
 class StoreSettings(Section):

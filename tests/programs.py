@@ -1,10 +1,13 @@
 """Other programs that tests run: found, installed where that is allowed, stopped."""
 
+import fcntl
 import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,8 +27,11 @@ def require_program(name: str, package: str) -> str:
     Without it the test is skipped; with CI=true it fails, so that CI can't be green by accident.
     """
     path = _find(name)
-    if path is None and _install(package):
-        path = _find(name)
+    if path is None:
+        with one_at_a_time("install"):
+            if not _find(name):  # another test may have installed it meanwhile
+                _install(package)
+            path = _find(name)
     return path or do_without(f"{name} is not installed (Debian: apt-get install {package})")
 
 
@@ -33,17 +39,15 @@ def _find(name: str) -> str | None:
     return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
 
 
-def _install(package: str) -> bool:
+def _install(package: str) -> None:
     apt = shutil.which("apt-get")
     if apt is None:
-        return False
+        return
     become_root = [] if os.geteuid() == 0 else ["sudo", "-n"]
     install = [apt, "install", "-y", "--no-install-recommends", package]
     with suppress(OSError, subprocess.SubprocessError):  # no sudo, no network
         for command in ([apt, "update"], install):  # a new machine has no list of packages yet
             subprocess.run([*become_root, *command], capture_output=True, check=True, timeout=90)
-        return True
-    return False
 
 
 def require_npm(package: str, version: str) -> Path:
@@ -54,16 +58,27 @@ def require_npm(package: str, version: str) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     directory = cache / "edge-llm-tests" / f"{package}-{version}"
     installed = directory / "node_modules" / package
-    if not (directory / "complete").exists():
-        npm = shutil.which("npm") or require_program("npm", "npm")
-        directory.mkdir(parents=True, exist_ok=True)
-        command = [npm, "install", "--no-audit", "--no-fund", f"{package}@{version}"]
-        with suppress(OSError, subprocess.SubprocessError):
-            subprocess.run(command, cwd=directory, capture_output=True, check=True, timeout=110)
-            (directory / "complete").touch()
+    npm = shutil.which("npm") or require_program("npm", "npm")
+    with one_at_a_time(f"{package}-{version}"):
+        if not (directory / "complete").exists():
+            directory.mkdir(parents=True, exist_ok=True)
+            command = [npm, "install", "--no-audit", "--no-fund", f"{package}@{version}"]
+            with suppress(OSError, subprocess.SubprocessError):
+                subprocess.run(command, cwd=directory, capture_output=True, check=True, timeout=110)
+                (directory / "complete").touch()
     if not (directory / "complete").exists():
         do_without(f"{package} is not installed (npm install {package}@{version})")
     return installed
+
+
+@contextmanager
+def one_at_a_time(name: str) -> Iterator[None]:
+    """Keep other test processes out meanwhile: they want the same thing installed."""
+    name = f"edge-llm-tests-{os.getuid()}-{name.replace('/', '_')}.lock"
+    path = Path(tempfile.gettempdir()) / name
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def do_without(reason: str) -> NoReturn:
@@ -101,6 +116,15 @@ def free_port() -> int:
     with socket.socket() as sock:
         sock.bind((HOST, 0))
         return int(sock.getsockname()[1])
+
+
+def serves_http(url: str) -> bool:
+    """Tell whether a GET of this URL is answered with success."""
+    try:
+        with urllib.request.urlopen(url, timeout=1):
+            return True
+    except OSError:
+        return False
 
 
 def accepts(port: int) -> bool:

@@ -1,5 +1,6 @@
 """The command line: what it teaches, and how it fails."""
 
+import hashlib
 import os
 import signal
 import socket
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from edge_llm import __version__
+from edge_llm.settings import load_settings
 from tests.programs import HOST, free_port
 
 EDGE_LLM = Path(sys.executable).parent / "edge-llm"
@@ -33,7 +35,7 @@ def test_it_says_its_version() -> None:
 
 def test_help_teaches_every_command_and_how_to_set_things() -> None:
     text = run("--help").stdout
-    for command in ("serve", "demo", "ask", "watch", "http", "doctor", "export"):
+    for command in ("serve", "demo", "ask", "watch", "http", "api-key", "doctor", "export"):
         assert f"edge-llm {command}" in text
         assert run(command, "--help").returncode == 0
     assert "EDGE_LLM_MQTT__HOST" in text
@@ -52,6 +54,8 @@ def test_help_teaches_every_command_and_how_to_set_things() -> None:
         (["http", "--node", "#"], "#"),
         (["http", "--http-port", "99999"], "http.port"),
         (["watch", "--port", "0"], "mqtt.port"),
+        (["http", "--http-host", "0.0.0.0"], "http.allow_anonymous_on"),
+        (["api-key", "lamp", "--per-min", "0"], "requests_per_min"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_it(arguments: list[str], words: str) -> None:
@@ -70,6 +74,17 @@ def test_a_mistake_is_one_line_that_names_it(arguments: list[str], words: str) -
 def test_a_mistyped_variable_is_refused_by_name() -> None:
     assert "EDGE_LLM_MQQT__HOST" in run("serve", EDGE_LLM_MQQT__HOST="x").stderr
     assert "mqtt.hots" in run("serve", EDGE_LLM_MQTT__HOTS="x").stderr
+
+
+def test_api_key_makes_a_key_and_the_lines_that_let_it_in(tmp_path: Path) -> None:
+    done = run("api-key", "lämp", "--per-min", "30")
+    file = tmp_path / "edge-llm.toml"
+    file.write_text(done.stdout)
+    [settings] = load_settings(file).http.key
+    key = next(word for word in done.stderr.split() if word.startswith("sk-"))
+    assert (settings.name, settings.requests_per_min) == ("lämp", 30)
+    assert settings.sha256 == hashlib.sha256(key.encode()).hexdigest()
+    assert key not in done.stdout
 
 
 def test_ask_without_a_broker_says_so() -> None:

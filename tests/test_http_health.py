@@ -1,8 +1,11 @@
 """What load balancers, Prometheus and a stop of the node see of the bridge."""
 
 import asyncio
+import json
+import re
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -18,6 +21,7 @@ from edge_llm.settings import HttpSettings, QueueSettings
 from tests.clients import eventually
 from tests.fakes import ScriptedEngine
 
+DOCS = Path(__file__).parents[1] / "docs"
 ASK: dict[str, Any] = {"messages": [{"role": "user", "content": "Hello"}]}
 USAGE = Usage(prompt_tokens=30, cached_tokens=20, completion_tokens=5)
 ANSWER: list[Event | Exception | asyncio.Event] = [
@@ -193,3 +197,14 @@ async def test_what_has_begun_and_does_not_end_is_ended(engine: ScriptedEngine) 
     async with http, await asked as response:
         assert response.status == 503
     assert engine.num_running == 0
+
+
+async def test_the_dashboard_shows_metrics_that_exist(http: aiohttp.ClientSession) -> None:
+    async with http.post("/v1/chat/completions", json=ASK) as response:
+        assert response.status == 200
+    names = {name.partition("[")[0] for name in await scrape(http)}
+    dashboard = json.loads((DOCS / "grafana" / "edge-llm.json").read_text())
+    told = " ".join(target["expr"] for panel in dashboard["panels"] for target in panel["targets"])
+    shown = set(re.findall(r"\b(?:edge_llm|process)_\w+", told))
+    assert len(shown) > 10
+    assert shown <= names

@@ -1,4 +1,6 @@
-"""Errors as HTTP: the status of each class, and OpenAI's error object.
+"""Errors as HTTP: the status of each class, and the error object of each dialect.
+
+Ollama's is a sentence, below ``/api/``; OpenAI's is everywhere else.
 
 ``X-Should-Retry`` is what OpenAI's own clients obey before any status: without it they would send
 a request that killed the worker (500) twice more.
@@ -23,7 +25,14 @@ from edge_llm.errors import (
     UpstreamError,
 )
 
-__all__ = ["as_error", "client_has_gone", "error_body", "error_middleware", "error_response"]
+__all__ = [
+    "OLLAMA_ROOT",
+    "as_error",
+    "client_has_gone",
+    "error_body",
+    "error_middleware",
+    "error_response",
+]
 
 log = structlog.get_logger()
 
@@ -43,6 +52,8 @@ STATUSES: dict[type[EdgeLLMError], int] = {  # a class without an entry has its 
 KINDS = {401: "authentication_error", 429: "rate_limit_error"}
 """OpenAI's types of errors, where the status alone doesn't say."""
 
+OLLAMA_ROOT = "/api/"
+
 RETRY_AFTER_S = 5.0
 """When to come back if the error doesn't say: about as long as a restart takes."""
 
@@ -55,23 +66,23 @@ def as_error(exc: Exception) -> EdgeLLMError:
     return EdgeLLMError("the node made a mistake; its log says which")
 
 
-def error_body(error: EdgeLLMError) -> dict[str, object]:
-    """Make OpenAI's error object, which must have all four keys."""
-    return _body(_status(error), error.code, error.message, error.param)
+def error_body(error: EdgeLLMError, path: str = "") -> dict[str, object]:
+    """Make the error object of the dialect that is spoken on a path."""
+    return _body(path, _status(error), error.code, error.message, error.param)
 
 
-def error_response(error: EdgeLLMError) -> web.Response:
+def error_response(error: EdgeLLMError, path: str = "") -> web.Response:
     """Make the answer to a request that failed before any of its text was sent."""
     headers = {"X-Should-Retry": str(error.retryable).lower()}
     if error.retryable:
         wait_s = RETRY_AFTER_S if error.retry_after_s is None else error.retry_after_s
         headers["Retry-After"] = str(max(1, math.ceil(wait_s)))
-    return web.json_response(error_body(error), status=_status(error), headers=headers)
+    return web.json_response(error_body(error, path), status=_status(error), headers=headers)
 
 
 @web.middleware
 async def error_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer every failure in one shape, also for paths and methods that do not exist."""
+    """Answer every failure in its dialect's shape, also where a path or method does not exist."""
     try:
         return await handler(request)
     except web.HTTPException as exc:
@@ -79,7 +90,7 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
     except Exception as exc:
         if client_has_gone(request):
             raise
-        return error_response(as_error(exc))
+        return error_response(as_error(exc), request.path)
 
 
 def client_has_gone(request: web.Request) -> bool:
@@ -91,7 +102,10 @@ def _status(error: EdgeLLMError) -> int:
     return next(STATUSES[cls] for cls in type(error).__mro__ if cls in STATUSES)
 
 
-def _body(status: int, code: str, message: str, param: str | None) -> dict[str, object]:
+def _body(path: str, status: int, code: str, message: str, param: str | None) -> dict[str, object]:
+    if path.startswith(OLLAMA_ROOT):
+        return {"error": message}
+    # OpenAI's must have all four keys.
     kind = KINDS.get(status, "invalid_request_error" if status < 500 else "server_error")
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
@@ -106,5 +120,5 @@ def _refuse_route(request: web.Request, exc: web.HTTPException) -> web.Response:
         code, message = "method_not_allowed", f"{request.path!r} takes {allowed}"
         headers["Allow"] = allowed
     log.warning("request.rejected", code=code, method=request.method, path=request.path)
-    body = _body(exc.status, code, message, None)
+    body = _body(request.path, exc.status, code, message, None)
     return web.json_response(body, status=exc.status, headers=headers)

@@ -8,6 +8,7 @@ event, and what goes wrong after that is one error frame, the last of the stream
 
 import asyncio
 import json
+from collections.abc import Mapping
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
@@ -15,6 +16,7 @@ from typing import Self
 from aiohttp import web
 
 from bridges.http.errors import as_error, client_has_gone, error_body
+from edge_llm.errors import EdgeLLMError
 
 __all__ = ["EventStream"]
 
@@ -35,8 +37,11 @@ HEADERS = {
 class EventStream:
     """The body of one streamed answer, as a context that ends it."""
 
-    def __init__(self, request: web.Request, headers: dict[str, str]) -> None:
-        self.response = web.StreamResponse(headers=HEADERS | headers)
+    ping: bytes | None = b": ping\n\n"
+    """What fills silence; none where the format has nothing that clients leave out."""
+
+    def __init__(self, request: web.Request, headers: Mapping[str, str] | None = None) -> None:
+        self.response = web.StreamResponse(headers={**HEADERS, **(headers or {})})
         self._request = request
         self._writing = asyncio.Lock()
 
@@ -58,18 +63,26 @@ class EventStream:
             return False
         if not client_has_gone(self._request):
             with suppress(ConnectionError):
-                await self.send(error_body(as_error(exc)))
+                await self.send(self.describe(as_error(exc)))
         return True
 
-    async def send(self, payload: dict[str, object] | str) -> None:
-        """Send one event: an object as JSON, or a bare word.
+    def describe(self, error: EdgeLLMError) -> Mapping[str, object]:
+        """Make the last object of a stream that fails; a dialect may have its own."""
+        return error_body(error)
+
+    def frame(self, payload: Mapping[str, object] | str) -> bytes:
+        """Make the bytes of one event: an object as JSON, or a bare word."""
+        if not isinstance(payload, str):
+            payload = json.dumps(payload, ensure_ascii=False, separators=(",", ":"))
+        return f"data: {payload}\n\n".encode()
+
+    async def send(self, payload: Mapping[str, object] | str) -> None:
+        """Send one event.
 
         Raises:
             ConnectionError: the client has gone, or stopped reading.
         """
-        if not isinstance(payload, str):
-            payload = json.dumps(payload, ensure_ascii=False, separators=(",", ":"))
-        await self._write(f"data: {payload}\n\n".encode())
+        await self._write(self.frame(payload))
 
     async def _write(self, frame: bytes) -> None:
         async with self._writing:  # two tasks write; headers must come once, and first
@@ -86,7 +99,7 @@ class EventStream:
     async def _ping(self) -> None:
         loop = asyncio.get_running_loop()
         with suppress(ConnectionError):  # whoever waits for the engine is cancelled by aiohttp
-            while True:
+            while self.ping is not None:
                 await asyncio.sleep(max(0, self._heard + PING_S - loop.time()))
                 if loop.time() >= self._heard + PING_S:
-                    await self._write(b": ping\n\n")
+                    await self._write(self.ping)

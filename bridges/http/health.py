@@ -1,13 +1,15 @@
 """``GET /health``: whether the process lives; ``/health/ready``: whether it can answer now."""
 
+from typing import Any, Literal, NotRequired
+
 from aiohttp import web
+from typing_extensions import TypedDict
 
 from bridges.http.bridge import BRIDGE
+from bridges.http.endpoint import Endpoint
 from edge_llm import __version__
 
-__all__ = ["routes"]
-
-routes = web.RouteTableDef()
+__all__ = ["ENDPOINTS", "routes"]
 
 REASONS = {
     "loading": "the model is being loaded",
@@ -17,13 +19,24 @@ REASONS = {
 }
 
 
-@routes.get("/health")
+class HealthReply(TypedDict):
+    """How the node is."""
+
+    status: Literal["ok", "unavailable"]
+    reason: NotRequired[str]
+    """Why it is not available."""
+    node: str
+    version: str
+    state: str
+    activity: str
+    models: list[dict[str, Any]]
+
+
 async def live(request: web.Request) -> web.Response:
     """Say that the process answers, and what its engine is doing; always 200."""
     return web.json_response({"status": "ok", **_described(request)})
 
 
-@routes.get("/health/ready")
 async def ready(request: web.Request) -> web.Response:
     """Say whether a request would be answered now; 503 with the reason if not."""
     body = _described(request)
@@ -34,6 +47,14 @@ async def ready(request: web.Request) -> web.Response:
     reason = REASONS.get(str(body["state"]), str(body["state"]))
     body = {"status": "unavailable", "reason": reason, **body}
     return web.json_response(body, status=503, headers={"Retry-After": "5"})
+
+
+ENDPOINTS = (
+    Endpoint("GET", "/health", live, HealthReply),
+    Endpoint("GET", "/health/ready", ready, HealthReply, error=HealthReply),
+)
+
+routes = [endpoint.route for endpoint in ENDPOINTS]
 
 
 def _described(request: web.Request) -> dict[str, object]:

@@ -9,13 +9,15 @@ import aiohttp_cors
 import structlog
 from aiohttp import web
 
-from bridges.http import health, openai
+from bridges.http import axera, health, ollama, openai
 from bridges.http.auth import make_auth_middleware
 from bridges.http.bridge import BRIDGE, Bridge
+from bridges.http.conversation import KEPT, Conversations
 from bridges.http.errors import error_middleware
 from bridges.http.limits import make_limit_middleware
 from bridges.http.metrics import METRICS, Metrics
 from bridges.http.metrics import routes as metrics_routes
+from bridges.http.openapi import make_endpoint as openapi_endpoint
 from bridges.http.request_id import add_header, name_request
 from edge_llm.engine import Engine, EngineStats
 from edge_llm.errors import ConfigurationError
@@ -38,6 +40,8 @@ class HttpServer:
     """The IP address."""
     port: int
     """The TCP port, also where the settings left the choice to the system."""
+    ollama_port: int | None = None
+    """The second one, if there is one."""
 
     @property
     def url(self) -> str:
@@ -72,9 +76,12 @@ async def open_http(
         ],
         client_max_size=MAX_PAYLOAD_BYTES,
     )
-    app[BRIDGE], app[METRICS] = bridge, metrics
+    app[BRIDGE], app[METRICS], app[KEPT] = bridge, metrics, Conversations()
     app.on_response_prepare.append(add_header)
     app.add_routes([*health.routes, *metrics_routes, *openai.routes])
+    app.add_routes([*ollama.routes, *axera.routes])
+    described = (*health.ENDPOINTS, *openai.ENDPOINTS, *ollama.ENDPOINTS, *axera.ENDPOINTS)
+    app.add_routes([openapi_endpoint(described, needs_key=bool(settings.key)).route])
     _allow_origins(app, settings.cors_origins)
     # Without handler_cancellation, aiohttp lets handlers go on for clients that have gone.
     runner = web.AppRunner(
@@ -107,23 +114,34 @@ def _allow_origins(app: web.Application, origins: Sequence[str]) -> None:
 
 
 async def _listen(runner: web.AppRunner, settings: HttpSettings) -> HttpServer:
+    address, port = await _open(runner, settings.host, settings.port, "port")
+    if settings.ollama_port is None:
+        return HttpServer(address, port)
+    _, second = await _open(runner, settings.host, settings.ollama_port, "ollama_port")
+    return HttpServer(address, port, second)
+
+
+async def _open(runner: web.AppRunner, host: str, port: int, setting: str) -> tuple[str, int]:
+    """Listen on a port, and return the address and port that it has become."""
+    num_before = len(runner.addresses)
+    variable = f"EDGE_LLM_HTTP__{setting.upper()}"
     try:
-        await web.TCPSite(runner, settings.host, settings.port).start()
+        await web.TCPSite(runner, host, port).start()
     except OSError as exc:
-        where = _join(settings.host, settings.port)
+        where = _join(host, port)
         if exc.errno == errno.EADDRINUSE:
             raise ConfigurationError(
-                f"another program listens on {where}: set http.port "
-                "(EDGE_LLM_HTTP__PORT) to a free port, or to 0 to be given one",
-                param="http.port",
+                f"another program listens on {where}: set http.{setting} "
+                f"({variable}) to a free port, or to 0 to be given one",
+                param=f"http.{setting}",
             ) from exc
         raise ConfigurationError(
             f"http can't listen on {where} ({exc.strerror}): set http.host (EDGE_LLM_HTTP__HOST) "
-            "to an address of this machine, and http.port (EDGE_LLM_HTTP__PORT) to one above 1023",
+            f"to an address of this machine, and http.{setting} ({variable}) to one above 1023",
             param="http.host",
         ) from exc
-    address, port = runner.addresses[0][:2]
-    return HttpServer(address, port)
+    address, opened = runner.addresses[num_before][:2]
+    return str(address), int(opened)
 
 
 def _join(host: str, port: int) -> str:

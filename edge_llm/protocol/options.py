@@ -5,12 +5,14 @@ Field names are OpenAI's wherever OpenAI has one.
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator
 
 from edge_llm.protocol.formats import ResponseFormat
 from edge_llm.protocol.wire import MAX_PAYLOAD_BYTES, NonEmptyText
 
 __all__ = ["AnswerOptions"]
+
+STRINGS = {"type": "array", "items": {"type": "string", "minLength": 1}, "maxItems": 4}
 
 
 class AnswerOptions(BaseModel):
@@ -28,7 +30,7 @@ class AnswerOptions(BaseModel):
     """Sample from this many of the likeliest tokens; 0 means all."""
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     """Drop tokens below this fraction of the likeliest one's probability."""
-    repeat_penalty: Annotated[float, Field(gt=0, le=4)] | None = None
+    repeat_penalty: Annotated[float, Field(ge=0.01, le=4)] | None = None
     """Divide the logits of recent tokens by this; 1 is off."""
     repeat_last_n: Annotated[int, Field(ge=-1, le=1_000_000)] | None = None
     """How many of the last tokens count as recent; 0 is off, -1 means all."""
@@ -38,7 +40,10 @@ class AnswerOptions(BaseModel):
     """Subtracted once from the logit of each token that was generated."""
     seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
     """The same seed, request and model give the same text."""
-    stop: Annotated[tuple[NonEmptyText, ...], Field(max_length=4)] | None = None
+    stop: Annotated[
+        Annotated[tuple[NonEmptyText, ...], Field(max_length=4)] | None,
+        WithJsonSchema({"anyOf": [{"type": "string", "minLength": 1}, STRINGS, {"type": "null"}]}),
+    ] = None
     """Up to 4 strings that end the text; they are not part of it."""
     enable_thinking: bool | None = None
     """Let the model reason first, where it can; the node's default otherwise."""
