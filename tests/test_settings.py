@@ -8,7 +8,8 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from edge_llm.errors import ConfigurationError
-from edge_llm.settings import ENV_PREFIX, Settings, load_settings
+from edge_llm.settings import Settings, load_settings
+from edge_llm.settings.root import ENV_PREFIX
 
 
 @pytest.fixture(autouse=True)

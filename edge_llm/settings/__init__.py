@@ -1,0 +1,38 @@
+"""Settings, one frozen section per part: defaults < TOML file < environment.
+
+``EDGE_LLM_MQTT__HOST=broker.local`` sets ``host`` of section ``[mqtt]``. A key that does not exist
+is refused by name, in the file and in the environment.
+"""
+
+from edge_llm.settings.engine import (
+    EngineSettings,
+    OpenAISettings,
+    PacedSettings,
+    QueueSettings,
+    WorkerSettings,
+)
+from edge_llm.settings.http import ApiKeySettings, HttpSettings
+from edge_llm.settings.load import describe, load_settings
+from edge_llm.settings.log import LogSettings
+from edge_llm.settings.mqtt import ClientSettings, MqttSettings, TlsSettings
+from edge_llm.settings.root import Settings
+from edge_llm.settings.store import SessionSettings, StoreSettings
+
+__all__ = [
+    "ApiKeySettings",
+    "ClientSettings",
+    "EngineSettings",
+    "HttpSettings",
+    "LogSettings",
+    "MqttSettings",
+    "OpenAISettings",
+    "PacedSettings",
+    "QueueSettings",
+    "SessionSettings",
+    "Settings",
+    "StoreSettings",
+    "TlsSettings",
+    "WorkerSettings",
+    "describe",
+    "load_settings",
+]

@@ -1,0 +1,18 @@
+"""What is logged, and how."""
+
+from typing import Literal
+
+from edge_llm.section import Section
+
+__all__ = [
+    "LogSettings",
+]
+
+
+class LogSettings(Section):
+    """What is logged, and how."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """Prompts and replies are logged at debug only."""
+    format: Literal["auto", "text", "json"] = "auto"
+    """Auto: readable on a terminal, JSON otherwise."""

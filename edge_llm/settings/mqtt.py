@@ -1,0 +1,79 @@
+"""The broker, and how requests come from it."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr
+
+from edge_llm.protocol import MAX_PAYLOAD_BYTES
+from edge_llm.section import Section, TopicFilter, TopicPrefix
+
+__all__ = [
+    "ClientSettings",
+    "MqttSettings",
+    "TlsSettings",
+]
+
+
+class TlsSettings(Section):
+    """Encryption of the connection to the broker."""
+
+    enabled: bool = False
+    """Speak TLS; brokers do on a port of its own, often 8883."""
+    ca_file: Path | None = None
+    """Certificate of the CA that signed the broker's, PEM; the system's CAs if not given."""
+    cert_file: Path | None = None
+    """Our own certificate, PEM, for brokers that ask for one."""
+    key_file: Path | None = None
+    """Its key, PEM, without a passphrase; looked for in ``cert_file`` if not given."""
+
+
+class ClientSettings(Section):
+    """What holds for the devices whose requests have certain ids."""
+
+    match: Annotated[str, Field(min_length=1)]
+    """The first level of the request id, with wildcards: ``esp*`` is for ``esp1/42``. MQTT does not
+    tell who published a message, so the id is all there is to go by."""
+    max_bytes: Annotated[int, Field(ge=16, le=MAX_PAYLOAD_BYTES)]
+    """Most bytes of a reply, if the request does not say; smaller than the device's buffer, which
+    holds the topic too: 200 for a buffer of 256."""
+
+
+class MqttSettings(Section):
+    """The broker, and how requests come from it."""
+
+    enabled: bool = True
+    """Take requests over MQTT."""
+    host: str = "127.0.0.1"
+    """The broker's name or address."""
+    port: Annotated[int, Field(ge=1, le=65535)] = 1883
+    """The broker's TCP port."""
+    username: str | None = None
+    """User name at the broker."""
+    password: SecretStr | None = None
+    """Password at the broker."""
+    tls: TlsSettings = TlsSettings()
+    prefix: TopicPrefix = "llm"
+    """First level or levels of all topics."""
+    protocol: Literal["auto", "5", "3.1.1"] = "auto"
+    """MQTT version; auto tries 5, and goes back to 3.1.1 where the broker refuses it."""
+    keepalive_s: Annotated[int, Field(ge=5, le=3600)] = 30
+    """Seconds of silence after which either side checks that the other is there."""
+    session_expiry_s: Annotated[int, Field(ge=0, le=0xFFFFFFFE)] = 3600
+    """How long the broker keeps requests for a node that is away, in seconds."""
+    ack: Literal["response", "receipt"] = "response"
+    """Acknowledge a request after its response, so that the broker keeps it until then; or at
+    once, for brokers that forget what is not acknowledged within seconds (amqtt)."""
+    max_age_s: Annotated[float, Field(ge=0, le=86_400)] = 120.0
+    """How long a request that does not say may wait for its turn, counted from when it first came
+    in, in seconds; then it is answered ``expired``, and not spoken late. 0 is for ever."""
+    repeat_window_s: Annotated[float, Field(ge=0, le=3600)] = 15.0
+    """After a broken connection, how long the same request under the same id is taken for a
+    repetition by its sender, and given the same answer, in seconds."""
+    response_topics: tuple[TopicFilter, ...] | None = None
+    """Where MQTT 5 requesters may have their replies sent; ``<prefix>/response/#`` and
+    ``+/reply/#`` if not given."""
+    client: tuple[ClientSettings, ...] = ()
+    """Limits by device, the first that matches counts: ``[[mqtt.client]]``."""
+    stop_timeout_s: Annotated[float, Field(ge=0)] = 10.0
+    """How long an answer that has begun may take to end when the node is stopped, in seconds."""
