@@ -15,7 +15,7 @@ REASONS = {
     "loading": "the model is being loaded",
     "restarting": "the engine's process died and is being replaced",
     "stopping": "the node is being stopped",
-    "offline": "no node is online behind this bridge",
+    "offline": "what generates is elsewhere, and can't be reached",
 }
 
 

@@ -123,8 +123,7 @@ def _operation(endpoint: Endpoint, schemas: _Schemas) -> dict[str, Any]:
     if endpoint.chunk is not None:
         stream_type = _by_prefix(STREAM_TYPES, endpoint.path, "text/event-stream")
         chunk = schemas.of(endpoint.chunk, "serialization")
-        # What can be checked of a stream is each of its objects, not the whole.
-        replies[stream_type] = {"schema": {"type": "string"}, "x-each": chunk}
+        replies[stream_type] = {"schema": _stream_schema(stream_type, chunk)}
     failure = endpoint.error or _by_prefix(ERRORS, endpoint.path, OpenAIError)
     error = {"application/json": {"schema": schemas.of(failure, "serialization")}}
     operation: dict[str, Any] = {
@@ -146,6 +145,14 @@ def _operation(endpoint: Endpoint, schemas: _Schemas) -> dict[str, Any]:
             "content": {"application/json": {"schema": schema}},
         }
     return operation
+
+
+def _stream_schema(stream_type: str, chunk: Any) -> dict[str, Any]:
+    """Describe a stream: OpenAPI 3.1 has a schema for one event, but none for one line."""
+    if stream_type == "text/event-stream":
+        data = {"type": "string", "contentMediaType": "application/json", "contentSchema": chunk}
+        return {"type": "object", "required": ["data"], "properties": {"data": data}}
+    return {"type": "string", "description": "JSON, one object a line.", "x-each-line": chunk}
 
 
 def _by_prefix(table: Mapping[str, Any], path: str, otherwise: Any) -> Any:

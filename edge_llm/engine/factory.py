@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from edge_llm.engine.paced import PacedEngine
 from edge_llm.engine.queue import QueuedEngine
 from edge_llm.engine.stats import EngineStats
+from edge_llm.engine.upstream import open_upstream
 from edge_llm.engine.worker import WorkerEngine
 from edge_llm.settings import EngineSettings
 
@@ -24,6 +25,10 @@ async def open_engine(settings: EngineSettings) -> AsyncGenerator[QueuedEngine]:
     """
     if settings.kind == "paced":
         yield QueuedEngine(PacedEngine(settings), settings.queue)
+        return
+    if settings.kind == "openai":
+        async with open_upstream(settings) as upstream:
+            yield QueuedEngine(upstream, settings.queue)
         return
     stats = EngineStats()
     worker = WorkerEngine(settings, stats)

@@ -18,7 +18,7 @@ class ModelInfo(Told):
     quantization: str | None = None
     """How the weights are stored, if the model says so."""
     runtime: str | None = None
-    """What runs it: ``onnx``, ``axcl`` or ``axengine``, and how."""
+    """What runs it: ``onnx``, ``axcl``, ``axengine`` or another server, ``openai``; and how."""
     kv_slots: int | None = None
     """How many conversations keep their prefix at a time."""
     max_tokens: int | None = None
@@ -40,7 +40,7 @@ class NodeInfo(Told):
     """New at each start of the service."""
     models: tuple[ModelInfo, ...]
     engine: str
-    """What generates: ``worker`` or ``paced``."""
+    """What generates: ``worker``, ``openai`` or ``paced``."""
     queue_limit: int
     """Most requests that may wait."""
     presets: tuple[str, ...] = ()

@@ -7,12 +7,10 @@ where somebody else had the last word.
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
 
 import structlog
 
 from edge_llm.engine.interface import Engine
-from edge_llm.errors import EdgeLLMError
 from edge_llm.mqtt import MqttConnection, Will
 from edge_llm.outgoing import Outgoing
 from edge_llm.protocol import NodeInfo
@@ -83,7 +81,7 @@ class Presence:
             self.announce()
 
     async def run(self) -> None:
-        """Publish the models when they are known, and then what the engine does, for ever."""
+        """Publish the models when they are known or change, and what the engine does, for ever."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._announce_models(), name="presence.models")
             tasks.create_task(self._announce_activity(), name="presence.activity")
@@ -96,8 +94,10 @@ class Presence:
         self._retain(self._topics.status, OFFLINE)
 
     async def _announce_models(self) -> None:
-        with suppress(EdgeLLMError):  # whoever opened the engine is told of a broken model
-            self.update(models=await self._engine.ready())
+        while True:
+            if (models := self._engine.models) != self.info.models:
+                self.update(models=models)
+            await asyncio.sleep(ACTIVITY_EVERY_S)
 
     async def _announce_activity(self) -> None:
         while True:
