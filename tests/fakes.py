@@ -25,7 +25,16 @@ from edge_llm.engine.prompt import Prompter
 from edge_llm.npu.host import HostStack
 from edge_llm.npu.session import TensorInfo
 from edge_llm.npu.stack import HIDDEN
-from edge_llm.protocol import ChatRequest, Delta, Done, Event, Message, ModelInfo, Started
+from edge_llm.protocol import (
+    ChatRequest,
+    Delta,
+    Done,
+    Event,
+    Message,
+    ModelInfo,
+    Started,
+    Tool,
+)
 from edge_llm.settings import EngineSettings
 from tests.tiny_random_model import write_checkpoint
 
@@ -278,6 +287,7 @@ class BytePrompter(Prompter):
         ]  # fmt: skip
         self.think_id: int | None = THINK
         self.end_think_id: int | None = END_THINK
+        self.call_id = self.end_call_id = None
 
     @cached_property
     def end_ids(self) -> frozenset[int]:
@@ -286,7 +296,13 @@ class BytePrompter(Prompter):
     def tokenize(self, text: str) -> list[int]:
         return list(text.encode())
 
-    def render(self, conversation: Sequence[Message], *, enable_thinking: bool) -> list[int]:
+    def render(
+        self,
+        conversation: Sequence[Message],
+        *,
+        enable_thinking: bool,
+        tools: Sequence[Tool] = (),
+    ) -> list[int]:
         ids: list[int] = []
         for turn in conversation:
             ids += [IM_START, *f"{turn.role}\n{turn.content}".encode(), IM_END, *b"\n"]
@@ -346,6 +362,9 @@ class ScriptedEngine:
 
     def prepare(self, conversations: Sequence[Sequence[Message]]) -> None:
         self.prepared = tuple(map(tuple, conversations))
+
+    async def check(self, request: ChatRequest) -> None:
+        """Nothing is checked."""
 
     async def generate(
         self, request: ChatRequest, gate: Gate | None = None

@@ -36,6 +36,9 @@ class PromptedEngine:
         """Note what was asked for."""
         self.prepared = tuple(map(tuple, conversations))
 
+    async def check(self, request: ChatRequest) -> None:
+        """Nothing is checked."""
+
     async def generate(
         self, request: ChatRequest, gate: Gate | None = None
     ) -> AsyncGenerator[Event]:

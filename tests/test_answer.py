@@ -25,7 +25,7 @@ def say(
         reasoning += delta.reasoning
         if answer.ended:
             break
-    return text + answer.finish(), reasoning, answer.ended
+    return text + answer.finish().text, reasoning, answer.ended
 
 
 @pytest.mark.parametrize("text", TEXTS)

@@ -22,7 +22,7 @@ def ask(prompt: str | None = PROMPT, **fields: Any) -> ChatRequest:
 
 def run(engine: LocalEngine, request: ChatRequest, resume: Sequence[int] = ()) -> list[Event]:
     events = list(engine.generate(request, resume))
-    assert events[0] == Started()
+    assert isinstance(events[0], Started)
     assert isinstance(events[-1], Done)
     assert all(isinstance(event, Delta) for event in events[1:-1])
     return events
@@ -139,6 +139,30 @@ def test_reasoning_comes_apart() -> None:
     events = run(engine, ask(enable_thinking=True, logit_bias=None))
     assert text(events) == "yes"
     assert "".join(e.reasoning for e in events if isinstance(e, Delta)) == "hm"
+
+
+class ThinkingPrompter(BytePrompter):
+    """A template that begins the reasoning itself, as those of Qwen3.5 do."""
+
+    def render(self, conversation: Sequence[Message], **kwargs: Any) -> list[int]:
+        return [*super().render(conversation, enable_thinking=True), THINK, *b"\n"]
+
+
+@pytest.mark.parametrize("num_tokens", [0, 1, 4])
+def test_a_thinking_budget_ends_reasoning_that_the_prompt_began(num_tokens: int) -> None:
+    engine = make_local_engine(prompter=ThinkingPrompter(), temperature=0.0)
+    bias = dict.fromkeys((IM_END, THINK, THINK + 1), -100.0)  # it would never end by itself
+    events = run(engine, ask(thinking_budget=num_tokens, logit_bias=bias))
+    said = token_ids(events)
+    newline = [*b"\n"][:num_tokens]
+    assert said.index(THINK + 1) == num_tokens
+    assert said[num_tokens - len(newline) : num_tokens + 3] == [*newline, THINK + 1, *b"\n\n"]
+    assert done(events).usage.reasoning_tokens == num_tokens
+    assert done(events).usage.completion_tokens == 24
+    for cut in range(1, 12):
+        given = [n for e in events[1:][:cut] if isinstance(e, Delta) for n in e.token_ids]
+        rest = run(engine, ask(thinking_budget=num_tokens, logit_bias=bias), given)
+        assert [*given, *token_ids(rest)] == said
 
 
 def test_the_context_holds_prompt_and_answer() -> None:

@@ -46,6 +46,13 @@ VALID: dict[str, Any] = {
     "seed": 7,
     "stop": ["#", "["],
     "enable_thinking": False,
+    "thinking_budget": 100,
+    "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}},
+    "tools": [{"type": "function", "function": {"name": "look", "parameters": {}}}],
+    "tool_choice": "auto",
+    "parallel_tool_calls": True,
+    "logprobs": True,
+    "top_logprobs": 3,
     "priority": 5,
     "preempt": False,
     "ttl_s": 30,
@@ -224,5 +231,5 @@ async def test_ids_that_cannot_be_answered_are_told_on_the_nodes_topic(
 def test_the_valid_one_is_valid() -> None:
     """Else its mutations would test nothing."""
     assert MqttRequest.model_validate_json(json.dumps(VALID)).preset == "oracle"
-    assert set(MqttRequest.model_fields) - set(VALID) == {"prompt", "model", "node"}
+    assert set(MqttRequest.model_fields) - set(VALID) == {"prompt", "model", "node", "choices"}
     assert set(ChatRequest.model_fields) < set(MqttRequest.model_fields)

@@ -36,7 +36,7 @@ INVALID: tuple[bytes, ...] = (
     b"",
     b"{}",
     b'{"prompt": "x", "tpyo": 1}',
-    b'{"prompt": "x", "tools": []}',
+    b'{"prompt": "x", "retain_s": 5}',
 )
 
 

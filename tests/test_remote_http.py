@@ -33,7 +33,10 @@ class HttpDoor:
         self.openai = openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key="-", max_retries=0)
 
     async def health(self) -> tuple[int, dict[str, Any]]:
-        async with aiohttp.ClientSession() as http, http.get(f"{self.url}/health/ready") as response:
+        async with (
+            aiohttp.ClientSession() as http,
+            http.get(f"{self.url}/health/ready") as response,
+        ):
             return response.status, await response.json()
 
     async def wait_for_state(self, state: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Choosing a token: the exact candidates, the right shares, and the same draw for the same seed."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -334,3 +334,50 @@ def test_accept_goes_on_with_the_same_stream(cut: int, temperature: float) -> No
     resumed = Sampler(params, 500, prompt_ids=[1, 2])
     resumed.accept(whole[:cut])
     assert run(resumed, 40 - cut, start=cut) == whole[cut:]
+
+
+@pytest.mark.parametrize("num_allowed", [1, 3, 40, 5000, 20_000])
+@pytest.mark.parametrize(
+    "params", [{}, {"top_k": 20}, {"top_p": 0.5}, {"min_p": 0.1}, {"temperature": 0.0}]
+)
+def test_only_what_is_allowed_is_chosen(num_allowed: int, params: dict[str, Any]) -> None:
+    dice = np.random.default_rng(num_allowed)
+    vocab_size = 30_000
+    allowed = np.zeros(vocab_size, np.bool_)
+    allowed[dice.permutation(vocab_size)[:num_allowed]] = True
+    params = {"temperature": 2.0, **params}
+    bias = {int(token_id): 100.0 for token_id in np.flatnonzero(~allowed)[:50]}
+    sampler = Sampler(SamplingParams(seed=1, logit_bias=bias, **params), vocab_size)
+    for _ in range(20):
+        logits = dice.normal(0, 5, vocab_size + 9).astype(np.float32)
+        best = int(np.where(allowed, logits[:vocab_size], -np.inf).argmax())
+        token_id = sampler.sample(logits, allowed)
+        assert allowed[token_id]
+        if params["temperature"] == 0:
+            assert token_id == best
+
+
+def test_what_is_allowed_keeps_its_shares() -> None:
+    allowed = np.array([True, False, True, False])
+    sampler = Sampler(SamplingParams(temperature=1.0, seed=3), 4)
+    logits = np.log(np.array([0.1, 0.5, 0.3, 0.1], np.float32))
+    counts = Counter(sampler.sample(logits.copy(), allowed) for _ in range(4000))
+    assert set(counts) == {0, 2}
+    assert counts[2] / 4000 == pytest.approx(0.75, abs=0.03)
+
+
+def test_a_token_draws_one_number_whether_chosen_forced_or_corrected() -> None:
+    def draws(steps: Sequence[str]) -> list[int]:
+        sampler = Sampler(SamplingParams(temperature=1.0, seed=3, frequency_penalty=1.0), 50)
+        made = []
+        for step in steps:
+            if step == "forced":
+                sampler.accept([7])
+                continue
+            made.append(sampler.sample(np.zeros(50, np.float32)))
+            if step == "corrected":
+                sampler.correct(7)
+        return made
+
+    sampled = draws(["chosen", "forced", "chosen", "chosen"])
+    assert draws(["chosen", "corrected", "chosen", "chosen"])[2:] == sampled[1:]

@@ -36,7 +36,12 @@ async def test_json_in_json_out(stage: Stage) -> None:
         "model": "tiny",
         "text": "Good evening.",
         "finish_reason": "stop",
-        "usage": {"prompt_tokens": 2, "cached_tokens": 0, "completion_tokens": 2},
+        "usage": {
+            "prompt_tokens": 2,
+            "cached_tokens": 0,
+            "completion_tokens": 2,
+            "reasoning_tokens": 0,
+        },
     }
     assert set(timing) >= {"queue_s", "ttft_s", "total_s"}
 

@@ -62,7 +62,8 @@ BAD_JSON: dict[str, tuple[str | bytes, str]] = {
     "session": ('{"prompt": "x", "session": "a/b"}', "invalid_request"),
     "budget": ('{"prompt": "x", "time_budget_s": 0}', "invalid_request"),
     "parts": ('{"prompt": "x", "parts": true}', "invalid_request"),
-    "tools": ('{"prompt": "x", "tools": []}', "unsupported_field"),
+    "later": ('{"prompt": "x", "retain_s": 5}', "unsupported_field"),
+    "tools": ('{"prompt": "x", "tool_choice": "required"}', "invalid_request"),
     "model": ('{"prompt": "x", "model": "gpt-4"}', "model_not_found"),
     "1 MB": ('{"prompt": "' + "x" * 1_000_000 + '"}', "payload_too_large"),
 }

@@ -39,7 +39,7 @@ from edge_llm.engine.local import LocalEngine
 from edge_llm.engine.worker import WorkerEngine
 from edge_llm.engine.worker_process import _Worker
 from edge_llm.errors import ContextOverflowError, EdgeLLMError, EngineFailedError, ModelError
-from edge_llm.protocol import ChatRequest, Delta, Done, Event, Started
+from edge_llm.protocol import ChatRequest, Delta, Done, Event, RegexFormat, Started
 from edge_llm.settings import EngineSettings, WorkerSettings
 from tests.fakes import CONTROL_IDS, write_model
 
@@ -124,6 +124,17 @@ async def test_a_killed_worker_is_a_pause_and_not_a_change(model_dir: Path) -> N
             assert done.finish_reason == end.finish_reason == "length"
             assert done.usage.completion_tokens == end.usage.completion_tokens == LONG
             assert engine.pid not in (pid, None)
+
+
+async def test_a_form_survives_the_death_of_its_worker(model_dir: Path) -> None:
+    form = RegexFormat(type="regex", regex="a long beginning that must be[a-z ]{200}, and an end")
+    request = ask(response_format=form, temperature=1.0, seed=5, logprobs=True, top_logprobs=20)
+    async with open_worker(model_dir) as engine:
+        undisturbed, _ = await collect(engine, request)
+        assert re.fullmatch(form.regex, undisturbed)
+        text, done = await collect(engine, request, kill_after=[3, 60])
+        assert text == undisturbed
+        assert done.finish_reason == "stop"
 
 
 async def test_a_worker_may_die_twice_on_one_request(model_dir: Path) -> None:

@@ -49,8 +49,8 @@ ERRORS: Mapping[str, Any] = {"/api/": OllamaError, "/": OpenAIError}
 
 DESCRIPTION = """\
 The dialects of OpenAI (`/v1`, and `/openai` for Azure's clients) and Ollama (`/api`), over the
-engine that also answers MQTT. OpenAI's paths refuse fields that do not exist, by name; Ollama's ignore
-them. Each error has a stable code; `docs/protocol.md` lists them.
+engine that also answers MQTT. OpenAI's paths refuse fields that do not exist, by
+name; Ollama's ignore them. Each error has a stable code; `docs/protocol.md` lists them.
 """
 
 

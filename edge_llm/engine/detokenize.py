@@ -29,6 +29,13 @@ class StopStrings:
     def __init__(self, stop: Sequence[str]) -> None:
         self._stop = stop
         self._held = ""
+        self.has_come = False
+        """Whether one of them has been found."""
+
+    @property
+    def is_holding(self) -> bool:
+        """Whether text is held back."""
+        return bool(self._held)
 
     def add(self, text: str) -> tuple[str, bool]:
         """Return the text that may go out, and whether a stop string has come.
@@ -41,7 +48,7 @@ class StopStrings:
         # The one that is complete first, so that the borders of the pieces don't matter.
         found = [(at + len(stop), at) for stop in self._stop if (at := text.find(stop)) >= 0]
         if found:
-            self._held = ""
+            self._held, self.has_come = "", True
             return text[: min(found)[1]], True
         num_held = max(_overlap(text, stop) for stop in self._stop)
         self._held = text[len(text) - num_held :]

@@ -14,6 +14,8 @@ __all__ = [
     "FROM_WORKER",
     "TO_WORKER",
     "Cancel",
+    "Check",
+    "Checked",
     "Failed",
     "Frame",
     "FromWorker",
@@ -52,6 +54,14 @@ class Generate(Frame):
     resume: tuple[int, ...] = ()
     """Tokens of the answer that have been generated before: by a worker that died, or by this one,
     before the request was paused."""
+
+
+class Check(Frame):
+    """Say at once whether a request could be answered; answered with ``Checked``."""
+
+    type: Literal["check"] = "check"
+    id: int
+    request: ChatRequest
 
 
 class Cancel(Frame):
@@ -93,6 +103,14 @@ class Happened(Frame):
     event: Event
 
 
+class Checked(Frame):
+    """What is wrong with a request; nothing, as a rule."""
+
+    type: Literal["checked"] = "checked"
+    id: int
+    error: ErrorBody | None = None
+
+
 class GivenUp(Frame):
     """A request was cancelled before it ended, and is out of hand."""
 
@@ -108,8 +126,8 @@ class Failed(Frame):
     error: ErrorBody
 
 
-ToWorker = Start | Generate | Cancel | Prepare
-FromWorker = Loading | Ready | Happened | GivenUp | Failed
+ToWorker = Start | Generate | Check | Cancel | Prepare
+FromWorker = Loading | Ready | Happened | Checked | GivenUp | Failed
 
 TO_WORKER: TypeAdapter[ToWorker] = TypeAdapter(Annotated[ToWorker, Field(discriminator="type")])
 FROM_WORKER: TypeAdapter[FromWorker] = TypeAdapter(

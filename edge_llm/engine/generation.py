@@ -7,7 +7,8 @@ only when all layers have stored it, so a run that was given up, or that failed 
 nothing behind but rows that will be written again. Which slot a prompt gets: see ``engine.slots``.
 """
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,8 @@ from edge_llm.engine.slots import Slot, Slots
 from edge_llm.npu.stack import Stack
 
 __all__ = ["ModelRunner"]
+
+NUM_MEASURED = 3  # runs of a kind: the first one may have to make its buffers
 
 
 class ModelRunner:
@@ -33,6 +36,7 @@ class ModelRunner:
         self._stack, self._embedding = stack, embedding
         self._slots = Slots(stack.num_slots)
         self._slot = self._slots.choose(())
+        self._run_s: dict[int, float] = {}  # seconds of a run, by its chunk length
 
     @property
     def cached_ids(self) -> list[int]:
@@ -99,6 +103,34 @@ class ModelRunner:
         assert logits is not None
         return logits
 
+    def extend(self, token_ids: Sequence[int]) -> Iterator[NDArray[np.float32] | None]:
+        """Compute more tokens, in the way that costs least; as ``prefill`` yields, it yields."""
+        slot = self._slot
+        while token_ids:
+            start = len(slot.cached_ids)
+            group, num_tokens = self._choose_way(start, len(token_ids))
+            rest = token_ids[num_tokens:]
+            yield self._run(token_ids[:num_tokens], start, group, slot, logits=not rest)
+            token_ids = rest
+
+    def measure(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        """Find out what a run of each chunk length costs; once, so that the ways stay the same."""
+        slot = self._slots.choose(())
+        # Of groups of the same length the one with the longest history costs most.
+        by_history = sorted(
+            (history_len, chunk_len, group)
+            for group, (chunk_len, history_len) in enumerate(self.geometry.groups)
+        )
+        for chunk_len, group in {length: group for _, length, group in by_history}.items():
+            num_tokens = min(chunk_len, self.geometry.history_len)
+            times = []
+            for _ in range(NUM_MEASURED):
+                begin = clock()
+                self._run([0] * num_tokens, 0, group, slot, logits=True)
+                times.append(clock() - begin)
+            self._run_s[chunk_len] = min(times)
+        slot.cached_ids.clear()
+
     def close(self) -> None:
         """Give back what the device holds."""
         self._stack.close()
@@ -110,16 +142,37 @@ class ModelRunner:
         its padding. Of the groups of that length the one with the smallest history that reaches
         back to the beginning. Group 0 always qualifies.
         """
+        able = self._able_groups(start)
+        chunk_len = max(able)
+        if num_tokens < chunk_len:
+            chunk_len = min(able, key=lambda length: (self._cost(num_tokens, length), -length))
+        return able[chunk_len], min(num_tokens, chunk_len)
+
+    def _choose_way(self, start: int, num_tokens: int) -> tuple[int, int]:
+        """Return the shape group for tokens after a prompt, and how many of them it takes.
+
+        They are few, and what a run costs has been measured: on the card a chunk of 128 may cost
+        as much as three steps, on a slow CPU as much as a hundred.
+        """
+        able = self._able_groups(start)
+        chunk_len = min(able, key=lambda length: (self._run_cost(num_tokens, length), length))
+        return able[chunk_len], min(num_tokens, chunk_len)
+
+    def _able_groups(self, start: int) -> dict[int, int]:
+        """Return by chunk length the group with the smallest history that reaches back enough."""
         able: dict[int, tuple[int, int]] = {}
         for group, (chunk_len, history_len) in enumerate(self.geometry.groups):
             if history_len >= start:
                 able[chunk_len] = min(
                     able.get(chunk_len, (history_len, group)), (history_len, group)
                 )
-        chunk_len = max(able)
-        if num_tokens < chunk_len:
-            chunk_len = min(able, key=lambda length: (self._cost(num_tokens, length), -length))
-        return able[chunk_len][1], min(num_tokens, chunk_len)
+        return {chunk_len: group for chunk_len, (_, group) in able.items()}
+
+    def _run_cost(self, num_tokens: int, chunk_len: int) -> float:
+        """Return what so many tokens cost in chunks of this length: seconds, once measured."""
+        if chunk_len in self._run_s:
+            return -(-num_tokens // chunk_len) * self._run_s[chunk_len]
+        return self._cost(num_tokens, chunk_len)
 
     def _cost(self, num_tokens: int, chunk_len: int) -> int:
         """Return what so many tokens cost in chunks of this length, counted in tokens."""

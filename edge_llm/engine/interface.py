@@ -70,6 +70,17 @@ class Engine(Protocol):
 class PausableEngine(Engine, Protocol):
     """An engine that a queue can stand in front of: one request can be held for another."""
 
+    async def check(self, request: ChatRequest) -> None:
+        """Say what is wrong with a request that has to wait, so that nobody waits for a refusal.
+
+        An engine that can't tell before it begins says nothing.
+
+        Raises:
+            ContextOverflowError: as ``generate`` would.
+            InvalidRequestError: as ``generate`` would.
+        """
+        ...
+
     def generate(self, request: ChatRequest, gate: Gate | None = None) -> AsyncGenerator[Event]:
         """Generate as ``Engine.generate`` says; hold within one step while the gate is closed.
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from edge_llm.engine.frames import Cancel, Generate, ToWorker, encode
-from edge_llm.errors import DeviceLostError
+from edge_llm.engine.frames import Cancel, Check, Generate, ToWorker, encode
+from edge_llm.errors import DeviceLostError, EdgeLLMError
 from edge_llm.protocol import ChatRequest, Done, Event
 
 __all__ = ["Asked", "Link", "PausedError", "WorkerDiedError"]
@@ -69,6 +69,7 @@ class Link:
         self._hang_timeout_s = hang_timeout_s
         self._asked: dict[int, Asked] = {}
         self._in_hand: set[int] = set()  # of the worker: also what it was told to give up
+        self._checks: dict[int, asyncio.Future[EdgeLLMError | None]] = {}
         self._last_id = 0
         self._heard_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -96,6 +97,23 @@ class Link:
             del self._asked[asked.id]
             asked.cancel()
 
+    async def check(self, request: ChatRequest) -> EdgeLLMError | None:
+        """Ask what is wrong with a request; None also if the worker dies over it."""
+        self._last_id += 1
+        number = self._last_id
+        told: asyncio.Future[EdgeLLMError | None] = asyncio.get_running_loop().create_future()
+        self._checks[number] = told
+        self.send(Check(id=number, request=request))
+        try:
+            return await told
+        finally:
+            del self._checks[number]
+
+    def hear_check(self, number: int, error: EdgeLLMError | None) -> None:
+        """Take what the worker says of a request that waits."""
+        if (told := self._checks.get(number)) and not told.done():
+            told.set_result(error)
+
     def hear(self, request_id: int, answer: Event | Exception | None) -> None:
         """Take what the worker says of a request; None if it has given it up."""
         self._heard_at = asyncio.get_running_loop().time()
@@ -113,6 +131,8 @@ class Link:
         self._in_hand.clear()
         if self._timer:
             self._timer.cancel()
+        for number in self._checks:
+            self.hear_check(number, None)
         for asked in self._asked.values():
             asked.is_over = True
             asked.answers.put_nowait(error)

@@ -50,6 +50,9 @@ def load_engine(
                 quantization=directory.facts.quantization,
                 runtime=loaded.runtime,
                 kv_slots=loaded.stack.num_slots,
+                max_tokens=min(settings.max_tokens, geometry.context_len),
+                has_thinking=prompter.has_thinking,
+                has_tools=prompter.has_tools,
             ),
             settings=settings,
             loaded=_describe(loaded),
@@ -78,4 +81,5 @@ def _warm_up(engine: LocalEngine) -> None:
             pass
     except InvalidRequestError as exc:
         raise ModelError(f"{engine.info.id} can't even answer a greeting: {exc}") from exc
+    engine.runner.measure()
     engine.forget_conversations()  # nobody will go on with that one

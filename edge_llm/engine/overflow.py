@@ -22,25 +22,28 @@ class Turns:
 
     Args:
         conversation: system turns are counted, but are no part of the others.
-        count_tokens: of a text.
+        count_tokens: of a message.
         frame_tokens: what the chat template puts around a message; too few, and the cut would move
             once more a turn later.
+        fixed_tokens: what stands in front of each prompt beside system turns.
     """
 
     def __init__(
         self,
         conversation: Sequence[Message],
-        count_tokens: Callable[[str], int],
+        count_tokens: Callable[[Message], int],
         frame_tokens: int,
+        fixed_tokens: int = 0,
     ) -> None:
         self._conversation = conversation
         self._starts: list[int] = []  # in the conversation
         self._sizes = [0]  # running sums
         self._question_sizes: list[int] = []
-        self._fixed_size = 2 * frame_tokens  # where the answer begins, which may have more
+        # One frame more than there are: where the answer begins may have more than others.
+        self._fixed_size = fixed_tokens + 2 * frame_tokens
         turn_sizes: list[int] = []
         for index, message in enumerate(conversation):
-            size = count_tokens(message.content) + frame_tokens
+            size = count_tokens(message) + frame_tokens
             if message.role in ("system", "developer"):
                 self._fixed_size += size
             elif message.role == "user" or not turn_sizes:

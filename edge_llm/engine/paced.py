@@ -38,7 +38,12 @@ class PacedEngine:
         self._tokens = re.findall(r"\s*\S+", settings.paced.text)
         self._speed = Speed()
         self.models = (
-            ModelInfo(id="paced", context_len=CONTEXT_LEN, vocab_size=len(set(self._tokens))),
+            ModelInfo(
+                id="paced",
+                context_len=CONTEXT_LEN,
+                vocab_size=len(set(self._tokens)),
+                max_tokens=settings.max_tokens,
+            ),
         )
 
     @property
@@ -57,6 +62,9 @@ class PacedEngine:
 
     def prepare(self, conversations: Sequence[Sequence[Message]]) -> None:
         """Do nothing; see ``Engine.prepare``."""
+
+    async def check(self, request: ChatRequest) -> None:
+        """Find nothing wrong; see ``PausableEngine.check``."""
 
     async def generate(
         self, request: ChatRequest, gate: Gate | None = None

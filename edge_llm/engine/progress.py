@@ -72,11 +72,11 @@ class Progress:
                 if not self._has_started:
                     self._has_started = True
                     yield event
-            case Delta(token_ids=()) if event.text:
+            case Delta(token_ids=()) if _says(event):
                 self._last = event
             case Delta():
                 self.token_ids.extend(event.token_ids)
-                if event.text or event.reasoning:
+                if _says(event):
                     self._has_said = True
                     yield event.model_copy(update={"token_ids": ()})
             case Done():
@@ -94,3 +94,7 @@ class Progress:
             raise ExpiredError("the time budget was over before the first sentence")
         usage = Usage(completion_tokens=len(self.token_ids))
         return Done(finish_reason="time_budget", usage=usage)
+
+
+def _says(delta: Delta) -> bool:
+    return bool(delta.text or delta.reasoning or delta.tool_calls or delta.logprobs)

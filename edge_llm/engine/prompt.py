@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from edge_llm.errors import InvalidRequestError, ModelError
-from edge_llm.protocol import Message
+from edge_llm.protocol import FunctionCall, FunctionDefinition, Message, Tool
 
 __all__ = ["Prompter", "load_prompter"]
 
 END_OF_TURN = ("<|im_end|>", "<|endoftext|>")
 THINK, END_THINK = "<think>", "</think>"
+CALL, END_CALL = "<tool_call>", "</tool_call>"
+PROBE = "a_name_that_no_template_has"
 SENTENCE_MARKS = frozenset(mark.encode() for mark in (".", "!", "?", "。", "\uff01", "\uff1f"))
 
 
@@ -35,6 +37,42 @@ class Prompter:
         self._added: dict[str, int] = tokenizer.get_added_vocab()
         self.think_id = self._added.get(THINK)
         self.end_think_id = self._added.get(END_THINK)
+        self.call_id = self._added.get(CALL)
+        self.end_call_id = self._added.get(END_CALL)
+
+    @property
+    def tokenizer_json(self) -> str:
+        """The whole tokenizer, as in a ``tokenizer.json``."""
+        return str(self._tokenizer.backend_tokenizer.to_str())
+
+    @cached_property
+    def has_thinking(self) -> bool:
+        """Whether the chat template lets the model reason first, or makes it."""
+        if self.think_id is None or self.end_think_id is None:
+            return False
+        greeting = [Message(role="user", content="Hi")]
+        with_thinking, without = (
+            self.render(greeting, enable_thinking=enable_thinking)
+            for enable_thinking in (True, False)
+        )
+        return with_thinking != without or self.opens_reasoning(with_thinking)
+
+    @cached_property
+    def has_tools(self) -> bool:
+        """Whether the chat template shows tools, and calls of them have tokens of their own."""
+        if self.call_id is None or self.end_call_id is None:
+            return False
+        tools = [Tool(type="function", function=FunctionDefinition(name=PROBE))]
+        try:
+            return PROBE in self._text([Message(role="user", content="Hi")], tools=tools)
+        except InvalidRequestError:
+            return False
+
+    def opens_reasoning(self, prompt_ids: Sequence[int]) -> bool:
+        """Tell whether a prompt's last turn has begun to reason; earlier turns don't count."""
+        marks = {self.think_id, self.end_think_id, *self.end_ids}
+        last = next((token_id for token_id in reversed(prompt_ids) if token_id in marks), None)
+        return last is not None and last == self.think_id
 
     @cached_property
     def end_ids(self) -> frozenset[int]:
@@ -51,25 +89,42 @@ class Prompter:
         tokens = enumerate(self.token_bytes)
         return [token_id for token_id, token in tokens if token.rstrip() in SENTENCE_MARKS]
 
-    def render(self, conversation: Sequence[Message], *, enable_thinking: bool) -> list[int]:
+    def render(
+        self,
+        conversation: Sequence[Message],
+        *,
+        enable_thinking: bool,
+        tools: Sequence[Tool] = (),
+    ) -> list[int]:
         """Return the token ids of a conversation, up to where the answer begins.
+
+        Args:
+            conversation: the turns.
+            enable_thinking: for templates that ask.
+            tools: what the model is told that it may call.
 
         Raises:
             InvalidRequestError: the model's chat template refuses the conversation.
         """
-        return self.tokenize(self._text(conversation, enable_thinking=enable_thinking))
+        return self.tokenize(self._text(conversation, enable_thinking, tools))
 
     def tokenize(self, text: str) -> list[int]:
         """Return the token ids of a text; what looks like a control token is one."""
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def render_history(self, conversation: Sequence[Message]) -> list[int]:
+    def render_history(
+        self, conversation: Sequence[Message], tools: Sequence[Tool] = ()
+    ) -> list[int]:
         """Return the token ids with which the next turn of a conversation will begin.
 
         Found by asking: what two prompts have in common whose last words differ.
         """
         first, second = (
-            self.render([*conversation, Message(role="user", content=words)], enable_thinking=False)
+            self.render(
+                [*conversation, Message(role="user", content=words)],
+                enable_thinking=False,
+                tools=tools,
+            )
             for words in ("1", "a")
         )
         length = next(
@@ -77,18 +132,23 @@ class Prompter:
         )
         return first[:length]
 
-    def _text(self, conversation: Sequence[Message], *, enable_thinking: bool) -> str:
-        turns = [
-            {
-                "role": "system" if turn.role == "developer" else turn.role,
-                "content": self._without_control_tokens(turn),
-            }
-            for turn in conversation
-        ]
+    def _text(
+        self,
+        conversation: Sequence[Message],
+        enable_thinking: bool = False,
+        tools: Sequence[Tool] = (),
+    ) -> str:
+        turns = [self._as_template_takes_it(turn) for turn in conversation]
+        return self._apply(turns, enable_thinking, [self._shown(tool) for tool in tools])
+
+    def _apply(
+        self, turns: list[dict[str, Any]], enable_thinking: bool, tools: list[dict[str, Any]]
+    ) -> str:
         try:
             return str(
                 self._tokenizer.apply_chat_template(
                     turns,
+                    tools=tools or None,
                     add_generation_prompt=True,
                     tokenize=False,
                     enable_thinking=enable_thinking,
@@ -99,16 +159,86 @@ class Prompter:
                 f"the model's chat template refuses this conversation: {exc}", param="messages"
             ) from exc
 
-    def _without_control_tokens(self, turn: Message) -> str:
-        """Break tokens such as ``<|im_end|>`` that somebody typed, so that they stay text.
+    def _as_template_takes_it(self, turn: Message) -> dict[str, Any]:
+        # Only an earlier answer may hold its own thinking tags; the template takes them out.
+        tags = (THINK, END_THINK) if turn.role == "assistant" else ()
+        shown: dict[str, Any] = {
+            "role": "system" if turn.role == "developer" else turn.role,
+            "content": self._harmless(turn.content, but=tags),
+        }
+        if turn.tool_calls:
+            shown["tool_calls"] = [
+                {
+                    "id": call.id,
+                    "type": "function",
+                    "function": {
+                        "name": call.function.name,
+                        "arguments": self._arguments(call.function),
+                    },
+                }
+                for call in turn.tool_calls
+            ]
+        if turn.tool_call_id is not None:
+            shown["tool_call_id"] = turn.tool_call_id
+        return shown
 
-        Only an earlier answer may hold its own thinking tags; the template takes them out.
+    def _shown(self, tool: Tool) -> dict[str, Any]:
+        function = tool.function
+        shown: dict[str, Any] = {"name": function.name}
+        if function.description is not None:
+            shown["description"] = function.description
+        shown["parameters"] = function.parameters or {"type": "object", "properties": {}}
+        return {"type": "function", "function": self._harmless_in(shown)}
+
+    def _arguments(self, call: FunctionCall) -> Any:
+        """Return the arguments of a call: as they came, where the template takes text."""
+        if self._takes_text_arguments:
+            return self._harmless(call.arguments)
+        try:
+            return self._harmless_in(json.loads(call.arguments))
+        except ValueError as exc:
+            raise InvalidRequestError(
+                f"the arguments of the call of {call.name!r} are not JSON: {exc}", param="messages"
+            ) from exc
+
+    @cached_property
+    def _takes_text_arguments(self) -> bool:
+        """Whether the template shows a call's arguments as they stand, if they come as text.
+
+        Others must have them as an object, and write it in their own way.
         """
-        content = turn.content
+        arguments = f'{{"{PROBE}": 1}}'
+        call = {"name": PROBE, "arguments": arguments}
+        turns: list[dict[str, Any]] = [
+            {"role": "user", "content": "Hi"},
+            {
+                "role": "assistant",
+                "content": "",
+                "tool_calls": [{"id": "call_0", "type": "function", "function": call}],
+            },
+            {"role": "tool", "content": "1", "tool_call_id": "call_0"},
+        ]
+        try:
+            return arguments in self._apply(turns, enable_thinking=False, tools=[])
+        except InvalidRequestError:
+            return False
+
+    def _harmless(self, text: str, but: Sequence[str] = ()) -> str:
+        """Break tokens such as ``<|im_end|>`` that somebody typed, so that they stay text."""
         for token in self._added:
-            if token in content and not (turn.role == "assistant" and token in (THINK, END_THINK)):
-                content = content.replace(token, f"{token[:1]}\u200b{token[1:]}")
-        return content
+            if token in text and token not in but:
+                text = text.replace(token, f"{token[:1]}\u200b{token[1:]}")
+        return text
+
+    def _harmless_in(self, value: Any) -> Any:
+        """Do so in all strings of a JSON value."""
+        if isinstance(value, str):
+            return self._harmless(value)
+        if isinstance(value, dict):
+            return {self._harmless(key): self._harmless_in(each) for key, each in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._harmless_in(each) for each in value]
+        return value
 
 
 def load_prompter(directory: Path) -> Prompter:

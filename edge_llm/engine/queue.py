@@ -239,6 +239,9 @@ class QueuedEngine:
     ) -> AsyncGenerator[Queued]:
         """Yield the position as it changes, and end when the turn has come and can be used."""
         told = 0
+        if turn.position:
+            async with _in_time(request, clock):
+                await self._engine.check(request)
         while position := turn.position:
             if position != told:
                 told = position

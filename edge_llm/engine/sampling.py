@@ -1,4 +1,4 @@
-"""Logits to a token id: penalties, then the likeliest candidates, then one draw.
+"""Logits to a token id: penalties, then what is allowed, then the likeliest, then one draw.
 
 Nothing here sorts the vocabulary. The k likeliest of 151,936 logits are found exactly by two
 levels: the k largest of the maxima of blocks bound the k-th largest logit from below, so only
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 __all__ = ["Sampler", "SamplingParams", "top_k_ids"]
 
+FEW = 4096  # allowed tokens: fewer are cheaper to gather than to find among the others
 BLOCK = 256  # logits per block; a few hundred blocks of a few hundred logits cost least
 
 
@@ -60,29 +61,46 @@ class Sampler:
         self._bias_ids = np.fromiter(bias, np.int64, len(bias))
         self._bias = np.fromiter(bias.values(), np.float32, len(bias))
 
-    def sample(self, logits: NDArray[np.float32]) -> int:
+    def sample(self, logits: NDArray[np.float32], allowed: NDArray[np.bool_] | None = None) -> int:
         """Choose the next token id and remember it.
 
         Args:
             logits: ``(vocab,)`` float32; overwritten.
+            allowed: ``(vocab_size,)``, at least one of them; all if not given. No bias makes up
+                for not being allowed.
         """
         logits = logits[: self._vocab_size]
         self._penalize(logits)
-        greedy = self._params.temperature == 0
-        token_id = int(logits.argmax()) if greedy else self._draw(logits)
+        if allowed is None:
+            token_id = self._choose(logits)
+        elif np.count_nonzero(allowed) <= FEW:
+            ids = np.flatnonzero(allowed)
+            token_id = int(ids[self._choose(logits[ids])])
+        else:
+            np.copyto(logits, -np.inf, where=~allowed)
+            token_id = self._choose(logits)
         self._remember(token_id)
         return token_id
 
     def accept(self, token_ids: Iterable[int]) -> None:
-        """Take tokens as sampled that an earlier process has sampled."""
+        """Take tokens as sampled: an earlier process has sampled them, or they must come."""
         for token_id in token_ids:
             if self._params.temperature > 0:
                 self._random.random()
             self._remember(token_id)
 
+    def correct(self, token_id: int) -> None:
+        """Take another token instead of the one that was sampled last."""
+        self._counts[self._history.pop()] -= 1
+        self._counts = +self._counts  # without what has never been
+        self._remember(token_id)
+
     def _remember(self, token_id: int) -> None:
         self._history.append(token_id)
         self._counts[token_id] += 1
+
+    def _choose(self, logits: NDArray[np.float32]) -> int:
+        return int(logits.argmax()) if self._params.temperature == 0 else self._draw(logits)
 
     def _penalize(self, logits: NDArray[np.float32]) -> None:
         params = self._params

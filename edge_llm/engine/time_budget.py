@@ -67,6 +67,7 @@ class TimeBudget:
         self._num_tokens = 0  # of the sentence that is under way
         self._shortest: int | None = None  # sentence, in tokens
         self._ticked_at: float | None = None
+        self._num_fed = 1  # tokens that came with the latest tick
         self._num_ticks, self._ticks_s = 0, 0.0
 
     @property
@@ -79,14 +80,14 @@ class TimeBudget:
         """The speed of this answer; none before its second token."""
         return self._num_ticks / self._ticks_s if self._ticks_s else None
 
-    def tick(self) -> None:
-        """Note that a token has come just now."""
+    def tick(self, num_tokens: int = 1) -> None:
+        """Note that a token has come just now, or some at once."""
         now = self._clock()
         if self._ticked_at is not None:
-            self._speed.note(now - self._ticked_at)
-            self._num_ticks += 1
+            self._speed.note((now - self._ticked_at) / self._num_fed)
+            self._num_ticks += self._num_fed
             self._ticks_s += now - self._ticked_at
-        self._ticked_at = now
+        self._ticked_at, self._num_fed = now, num_tokens
 
     def skip(self) -> None:
         """Leave the time until the next token out of account: the engine was held."""
@@ -108,12 +109,12 @@ class TimeBudget:
 
     def is_over(self) -> bool:
         """Tell whether the next token would come too late, or could not end a sentence in time."""
-        num_tokens = self._num_left()
+        num_tokens = self.num_left()
         return num_tokens < 1 or (num_tokens < self._next_sentence() and self._is_whole())
 
     def pressure(self) -> float:
         """Return what to add to the logits of tokens that end a sentence, 0 as a rule."""
-        num_missing = LAST_TOKENS - self._num_left()
+        num_missing = LAST_TOKENS - self.num_left()
         if num_missing <= 0 or self._has_said:
             return 0.0
         whole, rest = self._held()
@@ -126,7 +127,7 @@ class TimeBudget:
             ExpiredError: the time was over, and there is no text at all.
         """
         whole, rest = self._held()
-        if reason == "stop":
+        if reason in ("stop", "tool_calls"):
             return whole + rest
         if whole or self._has_said:
             return whole
@@ -143,7 +144,7 @@ class TimeBudget:
         end = next(ends, 0)
         return text[:end], text[end:]
 
-    def _num_left(self) -> float:
+    def num_left(self) -> float:
         """Return how many tokens the time is enough for; any number, as long as that is unknown."""
         left_s = self.left_s
         if left_s <= 0:

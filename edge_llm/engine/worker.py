@@ -20,6 +20,7 @@ import structlog
 
 from edge_llm.engine.frames import (
     FROM_WORKER,
+    Checked,
     Failed,
     GivenUp,
     Happened,
@@ -43,7 +44,8 @@ log = structlog.get_logger()
 
 LONGEST_RESTART_DELAY_S = 30.0
 LOADING_LOG_EVERY_S = 5.0
-LINE_LIMIT = 2**20  # bytes; asyncio's default of 64 KiB is less than one long delta may have
+# Bytes; a delta of hundreds of tokens that must come, with what is told of 21 for each, has 1 MB.
+LINE_LIMIT = 2**22
 
 
 class WorkerEngine:
@@ -122,6 +124,8 @@ class WorkerEngine:
                 match FROM_WORKER.validate_json(line):
                     case Happened(id=request_id, event=event):
                         link.hear(request_id, event)
+                    case Checked(id=number, error=wrong):
+                        link.hear_check(number, wrong.to_error() if wrong else None)
                     case GivenUp(id=request_id):
                         link.hear(request_id, None)
                     case Failed(id=None, error=body):
@@ -164,6 +168,12 @@ class WorkerEngine:
         self._beginnings = Prepare(conversations=tuple(map(tuple, conversations)))
         if self._is_ready():
             self._link.result().send(self._beginnings)
+
+    async def check(self, request: ChatRequest) -> None:
+        """Have the worker look at a request, between two steps; see ``PausableEngine.check``."""
+        link = self._link.result() if self._is_ready() else None
+        if link and not link.is_dead and (error := await link.check(request)):
+            raise error
 
     async def generate(
         self, request: ChatRequest, gate: Gate | None = None

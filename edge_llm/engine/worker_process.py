@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from edge_llm.engine.frames import (
     TO_WORKER,
     Cancel,
+    Check,
+    Checked,
     Failed,
     FromWorker,
     Generate,
@@ -43,7 +45,7 @@ IDLE_AFTER_S = 0.05  # the next of those that wait is sent when the one before h
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    frame: Start | Prepare | Generate
+    frame: Start | Prepare | Generate | Check
     arrived: float = field(default_factory=time.monotonic)
 
 
@@ -55,6 +57,7 @@ class _Worker:
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._checks: queue.SimpleQueue[Check] = queue.SimpleQueue()
         self._cancelled: set[int] = set()
         self._last_done = 0  # requests come with rising ids, and run in that order
         self._stopping = False
@@ -87,7 +90,9 @@ class _Worker:
                     if frame.id > self._last_done:  # else it came too late
                         self._cancelled.add(frame.id)
                 else:
-                    self._jobs.put(_Job(frame))
+                    if isinstance(frame, Check):
+                        self._checks.put(frame)
+                    self._jobs.put(_Job(frame))  # of a check it wakes only whoever waits
         self._stop()
 
     def _stop(self) -> None:
@@ -112,6 +117,7 @@ class _Worker:
 
     def _serve(self, engine: LocalEngine) -> None:
         while job := self._next_job(engine):
+            self._check_all(engine)
             if isinstance(job.frame, Prepare):
                 engine.prepare(job.frame.conversations)
             elif isinstance(job.frame, Generate) and not self._answer(
@@ -137,6 +143,7 @@ class _Worker:
                     self._send(GivenUp(id=job.id))
                     break
                 self._send(Happened(id=job.id, event=event))  # also when nothing was said: a sign
+                self._check_all(engine)
         except DeviceLostError as exc:
             self._send(Failed(id=job.id, error=ErrorBody.from_error(exc)))
             return False
@@ -152,6 +159,20 @@ class _Worker:
             self._last_done = job.id
             self._cancelled.discard(job.id)
         return True
+
+    def _check_all(self, engine: LocalEngine) -> None:
+        """Look at the requests that wait, between two steps of the one that runs."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                check = self._checks.get_nowait()
+                error = None
+                try:
+                    engine.check(check.request)
+                except EdgeLLMError as exc:
+                    error = ErrorBody.from_error(exc)
+                except Exception:  # noqa: BLE001 - it fails again when its turn comes, and is told then
+                    traceback.print_exc()
+                self._send(Checked(id=check.id, error=error))
 
     def _send(self, frame: FromWorker) -> None:
         try:

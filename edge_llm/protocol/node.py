@@ -23,10 +23,10 @@ class ModelInfo(Told):
     """How many conversations keep their prefix at a time."""
     max_tokens: int | None = None
     """Most tokens of an answer to a request that does not say."""
-    has_thinking: bool = False
-    """It can reason before it answers."""
-    has_tools: bool = False
-    """Its chat template shows it the tools that it may call."""
+    has_thinking: bool | None = None
+    """It can reason before it answers, if that is known."""
+    has_tools: bool | None = None
+    """Its chat template shows it the tools that it may call, if that is known."""
 
 
 class NodeInfo(Told):

@@ -55,14 +55,17 @@ class Presence:
         """Say that we are there; at every connect, as a restarted broker may have lost it."""
         self._announced = ""
         self._retain(self._topics.status, ONLINE)
-        info = self.info.model_dump_json(exclude_none=True).encode()
-        self._retain(self._topics.info, info, "application/json")
+        self._announce_info()
 
     def update(self, **changes: object) -> None:
         """Change what the node says it is, and say so if somebody can hear it."""
         self.info = self.info.model_copy(update=changes)
         if self._mqtt.is_connected:
-            self.announce()
+            self._announce_info()
+
+    def _announce_info(self) -> None:
+        info = self.info.model_dump_json(exclude_none=True).encode()
+        self._retain(self._topics.info, info, "application/json")
 
     def listen(self, status: bytes) -> None:
         """Take what was published on our status."""

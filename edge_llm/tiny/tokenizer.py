@@ -26,6 +26,23 @@ WHOLE_CHARACTERS = "éëüÉËÜ°♥☀❄"
 WHOLE_REPEATS = 20_000  # often enough that their bytes are merged before any rare word
 
 CHAT_TEMPLATE = """\
+{%- if tools %}
+    {{- '<|im_start|>system\\n' }}
+    {%- if messages[0].role == 'system' %}
+        {{- (messages[0].content or '') + '\\n\\n' }}
+    {%- endif %}
+    {{- '# Tools\\n\\nYou may call one or more functions to assist with the user query.\\n\\n'
+        + 'You are provided with function signatures within <tools></tools> XML tags:\\n'
+        + '<tools>' }}
+    {%- for tool in tools %}
+        {{- '\\n' }}
+        {{- tool | tojson }}
+    {%- endfor %}
+    {{- '\\n</tools>\\n\\nFor each function call, return a json object with function name and '
+        + 'arguments within <tool_call></tool_call> XML tags:\\n<tool_call>\\n'
+        + '{"name": <function-name>, "arguments": <args-json-object>}\\n'
+        + '</tool_call><|im_end|>\\n' }}
+{%- endif %}
 {%- set ns = namespace(last_query=-1) %}
 {%- for message in messages %}
     {%- if message.role == 'user' %}{% set ns.last_query = loop.index0 %}{% endif %}
@@ -38,12 +55,32 @@ CHAT_TEMPLATE = """\
             {%- set thought = content.split('</think>')[0].split('<think>')[-1].strip('\\n') %}
             {%- set content = content.split('</think>')[-1].lstrip('\\n') %}
         {%- endif %}
+        {%- set calls = namespace(text='') %}
+        {%- for call in message.tool_calls or [] %}
+            {%- set call = call.function or call %}
+            {%- set arguments = call.arguments %}
+            {%- if arguments is not string %}{% set arguments = arguments | tojson %}{% endif %}
+            {%- set calls.text = calls.text + ('\\n' if content or calls.text else '')
+                + '<tool_call>\\n{"name": "' + call.name + '", "arguments": ' + arguments
+                + '}\\n</tool_call>' %}
+        {%- endfor %}
         {%- if loop.index0 > ns.last_query and (loop.last or thought) %}
             {%- set content = '<think>\\n' + thought.strip('\\n') + '\\n</think>\\n\\n'
                 + content.lstrip('\\n') %}
         {%- endif %}
+        {%- set content = content + calls.text %}
     {%- endif %}
-    {{- '<|im_start|>' + message.role + '\\n' + content + '<|im_end|>\\n' }}
+    {%- if message.role == 'tool' %}
+        {%- if loop.first or messages[loop.index0 - 1].role != 'tool' %}
+            {{- '<|im_start|>user' }}
+        {%- endif %}
+        {{- '\\n<tool_response>\\n' + content + '\\n</tool_response>' }}
+        {%- if loop.last or messages[loop.index0 + 1].role != 'tool' %}
+            {{- '<|im_end|>\\n' }}
+        {%- endif %}
+    {%- elif not (tools and loop.first and message.role == 'system') %}
+        {{- '<|im_start|>' + message.role + '\\n' + content + '<|im_end|>\\n' }}
+    {%- endif %}
 {%- endfor %}
 {%- if add_generation_prompt %}
     {{- '<|im_start|>assistant\\n' }}

@@ -136,6 +136,9 @@ class TimedEngine(PromptedEngine):
         self._delta = delta
         self.times_ms: list[float] = []
 
+    async def check(self, request: ChatRequest) -> None:
+        """Nothing is checked."""
+
     async def generate(
         self, request: ChatRequest, gate: Gate | None = None
     ) -> AsyncGenerator[Event]:

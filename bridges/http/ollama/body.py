@@ -135,9 +135,9 @@ class OllamaBody(BaseModel):
         self, model: ModelInfo | None, tools: tuple[OllamaTool, ...] | None
     ) -> None:
         """Refuse in the words that Ollama's clients look for, to ask again without."""
-        if model and self.think and not model.has_thinking:
+        if model and self.think and model.has_thinking is False:
             raise UnsupportedFieldError(f'"{model.id}" does not support thinking', param="think")
-        if model and tools and not model.has_tools:
+        if model and tools and model.has_tools is False:
             raise UnsupportedFieldError(f'"{model.id}" does not support tools', param="tools")
 
 

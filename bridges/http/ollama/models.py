@@ -186,7 +186,11 @@ def _shown(bridge: Bridge, model: ModelInfo) -> ModelShown:
         f"{ARCHITECTURE}.vocab_size": model.vocab_size,
         f"{ARCHITECTURE}.runtime": model.runtime,
     }
-    can = {"completion": True, "tools": model.has_tools, "thinking": model.has_thinking}
+    can = {
+        "completion": True,
+        "tools": model.has_tools is not False,
+        "thinking": model.has_thinking is not False,
+    }
     parameters = {"num_ctx": model.context_len, "num_predict": model.max_tokens}
     return {
         "modelfile": f"# {full_name(model)} is a model of edge-llm, which has no Modelfiles\n",

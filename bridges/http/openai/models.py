@@ -69,7 +69,11 @@ def name_model(bridge: Bridge, asked: str | None) -> str:
 
 
 def _model_object(bridge: Bridge, model: ModelInfo, name: str) -> ModelObject:
-    can = {"completion": True, "tools": model.has_tools, "thinking": model.has_thinking}
+    can = {
+        "completion": True,
+        "tools": model.has_tools is not False,
+        "thinking": model.has_thinking is not False,
+    }
     return {
         "id": name,
         "object": "model",

@@ -144,6 +144,9 @@ class UpstreamEngine:
     def prepare(self, conversations: Sequence[Sequence[Message]]) -> None:
         """Do nothing: what the server keeps is its own affair. See ``Engine.prepare``."""
 
+    async def check(self, request: ChatRequest) -> None:
+        """Say nothing: what the server refuses, it tells when it is asked."""
+
     async def generate(
         self, request: ChatRequest, gate: Gate | None = None
     ) -> AsyncGenerator[Event]:
