@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from edge_llm.engine.constraint import Constraint, Constraints
-from edge_llm.engine.ending import EndingFinder
-from edge_llm.engine.frames import TO_WORKER, Generate, encode
+from edge_llm.engine.constraint.ending import EndingFinder
 from edge_llm.engine.loading import load_engine
 from edge_llm.engine.local import LocalEngine
 from edge_llm.engine.prompt import Prompter, load_prompter
+from edge_llm.engine.worker.frames import TO_WORKER, Generate, encode
 from edge_llm.errors import UnsupportedSchemaError
 from edge_llm.protocol import ChatRequest, Delta, Done
 from edge_llm.settings import EngineSettings

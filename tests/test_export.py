@@ -12,8 +12,8 @@ import numpy as np
 import onnx
 import pytest
 
-from edge_llm.engine import export
-from edge_llm.engine.export import export_model, shape_groups
+from edge_llm.engine.export import directory as export
+from edge_llm.engine.export.directory import export_model, shape_groups
 from edge_llm.engine.model import EMBEDDING_FILE, ModelDirectory
 from edge_llm.errors import ConfigurationError, ModelError
 from tests.forward import open_forward

@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from edge_llm.engine.export import Quantization, export_model
+from edge_llm.engine.export.directory import Quantization, export_model
 from edge_llm.engine.model import ModelDirectory
 from tests.forward import open_forward
 from tests.tiny_random_model import Kind, make_config, make_weights, write_checkpoint

@@ -11,7 +11,7 @@ import pytest
 from edge_llm.engine.loading import load_engine
 from edge_llm.engine.local import LocalEngine
 from edge_llm.engine.logprobs import Logprobs
-from edge_llm.engine.progress import Progress
+from edge_llm.engine.worker.progress import Progress
 from edge_llm.protocol import (
     ChatRequest,
     Delta,

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, TypeAdapter
 
-from edge_llm.engine.frames import Generate, encode
+from edge_llm.engine.worker.frames import Generate, encode
 from edge_llm.errors import EdgeLLMError, InvalidIdError, InvalidRequestError, error_from_code
 from edge_llm.protocol import (
     MAX_PAYLOAD_BYTES,

@@ -113,7 +113,7 @@ def test_a_free_answer_needs_no_mask(engine: LocalEngine, monkeypatch: pytest.Mo
         raise AssertionError("a constraint was made")
 
     monkeypatch.setattr("edge_llm.engine.constraint.Constraint.__init__", never)
-    monkeypatch.setattr("edge_llm.engine.ending.EndingFinder.__init__", never)
+    monkeypatch.setattr("edge_llm.engine.constraint.ending.EndingFinder.__init__", never)
     request = ask(response_format=None, thinking_budget=4, enable_thinking=True, max_tokens=12)
     assert run(engine, request)[1].finish_reason in ("stop", "length")
 

@@ -21,7 +21,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from edge_llm.engine import open_engine
-from edge_llm.engine.frames import (
+from edge_llm.engine.local import LocalEngine
+from edge_llm.engine.worker import WorkerEngine
+from edge_llm.engine.worker.frames import (
     FROM_WORKER,
     Cancel,
     FromWorker,
@@ -34,10 +36,8 @@ from edge_llm.engine.frames import (
     ToWorker,
     encode,
 )
-from edge_llm.engine.link import Link
-from edge_llm.engine.local import LocalEngine
-from edge_llm.engine.worker import WorkerEngine
-from edge_llm.engine.worker_process import _Worker
+from edge_llm.engine.worker.link import Link
+from edge_llm.engine.worker.process import _Worker
 from edge_llm.errors import ContextOverflowError, EdgeLLMError, EngineFailedError, ModelError
 from edge_llm.protocol import ChatRequest, Delta, Done, Event, RegexFormat, Started
 from edge_llm.settings import EngineSettings, WorkerSettings
@@ -319,7 +319,7 @@ class RawWorker:
         ours, theirs = socket.socketpair()
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "edge_llm.engine.worker_process", str(theirs.fileno())],
+                [sys.executable, "-m", "edge_llm.engine.worker.process", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stderr=subprocess.PIPE,
                 stdout=subprocess.PIPE,

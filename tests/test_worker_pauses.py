@@ -13,9 +13,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from edge_llm.engine.gate import Gate
-from edge_llm.engine.progress import Progress
 from edge_llm.engine.queue import QueuedEngine
 from edge_llm.engine.worker import WorkerEngine
+from edge_llm.engine.worker.progress import Progress
 from edge_llm.errors import ExpiredError
 from edge_llm.protocol import ChatRequest, Delta, Done, Event, Message, Started
 from edge_llm.settings import EngineSettings, QueueSettings

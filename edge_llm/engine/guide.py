@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from edge_llm.engine.answer import Answer
 from edge_llm.engine.constraint import Constraint, Constraints
-from edge_llm.engine.ending import Ending, EndingFinder
-from edge_llm.engine.grammar import Reasoning
+from edge_llm.engine.constraint.ending import Ending, EndingFinder
+from edge_llm.engine.constraint.grammar import Reasoning
 from edge_llm.engine.prompt import Prompter
 from edge_llm.engine.sampling import Sampler
 from edge_llm.engine.thinking import ThinkingBudget

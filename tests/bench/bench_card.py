@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from edge_llm.engine.answer import Answer
-from edge_llm.engine.frames import Happened, encode
 from edge_llm.engine.prompt import load_prompter
 from edge_llm.engine.sampling import Sampler, SamplingParams
+from edge_llm.engine.worker.frames import Happened, encode
 from edge_llm.npu.card import SAFE, VARIANTS
 from edge_llm.protocol import Message
 from edge_llm.tiny import MODEL_DIR

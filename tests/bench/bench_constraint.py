@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from edge_llm.engine.constraint import Constraint, Constraints
-from edge_llm.engine.ending import EndingFinder
+from edge_llm.engine.constraint.ending import EndingFinder
 from edge_llm.engine.loading import load_engine
 from edge_llm.engine.prompt import Prompter, load_prompter
 from edge_llm.engine.sampling import Sampler, SamplingParams

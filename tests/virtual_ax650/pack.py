@@ -23,7 +23,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_llm.engine.checkpoint import Architecture, Checkpoint
+from edge_llm.engine.export.checkpoint import Architecture, Checkpoint
 from edge_llm.engine.model import EMBEDDING_FILE, ModelDirectory
 
 __all__ = [

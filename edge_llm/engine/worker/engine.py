@@ -18,7 +18,10 @@ from contextlib import asynccontextmanager
 
 import structlog
 
-from edge_llm.engine.frames import (
+from edge_llm.engine.gate import Gate
+from edge_llm.engine.interface import EngineState
+from edge_llm.engine.stats import EngineStats
+from edge_llm.engine.worker.frames import (
     FROM_WORKER,
     Checked,
     Failed,
@@ -29,11 +32,8 @@ from edge_llm.engine.frames import (
     Ready,
     Start,
 )
-from edge_llm.engine.gate import Gate
-from edge_llm.engine.interface import EngineState
-from edge_llm.engine.link import Link, PausedError, WorkerDiedError
-from edge_llm.engine.progress import Progress, TimeUpError
-from edge_llm.engine.stats import EngineStats
+from edge_llm.engine.worker.link import Link, PausedError, WorkerDiedError
+from edge_llm.engine.worker.progress import Progress, TimeUpError
 from edge_llm.errors import EdgeLLMError, EngineFailedError
 from edge_llm.protocol import ChatRequest, Done, Event, Message, ModelInfo
 from edge_llm.settings import EngineSettings
@@ -244,7 +244,7 @@ async def _start_process(
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "edge_llm.engine.worker_process",
+            "edge_llm.engine.worker.process",
             str(theirs.fileno()),
             pass_fds=[theirs.fileno()],
             stdin=asyncio.subprocess.DEVNULL,

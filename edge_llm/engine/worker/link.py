@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from edge_llm.engine.frames import Cancel, Check, Generate, ToWorker, encode
+from edge_llm.engine.worker.frames import Cancel, Check, Generate, ToWorker, encode
 from edge_llm.errors import DeviceLostError, EdgeLLMError
 from edge_llm.protocol import ChatRequest, Done, Event
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from edge_llm.engine.schema import schema_part
+from edge_llm.engine.constraint.schema import schema_part
 from edge_llm.errors import UnsupportedSchemaError
 from edge_llm.protocol import (
     ChatRequest,

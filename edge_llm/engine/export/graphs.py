@@ -23,8 +23,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edge_llm.engine.checkpoint import Architecture, Checkpoint
-from edge_llm.engine.quantization import BLOCK_LEN, Bits, quantize_weight
+from edge_llm.engine.export.checkpoint import Architecture, Checkpoint
+from edge_llm.engine.export.quantization import BLOCK_LEN, Bits, quantize_weight
 from edge_llm.npu.onnx import CHUNK_AXIS, HISTORY_AXIS, SHAPE_GROUPS_KEY, TOTAL_AXIS
 
 __all__ = ["make_layer", "make_post"]

@@ -7,7 +7,7 @@ until the answer may end. That is not always the shortest way there is, but it i
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from edge_llm.engine.constraint import Constraint
+from edge_llm.engine.constraint.masks import Constraint
 from edge_llm.engine.prompt import Prompter
 
 __all__ = ["Ending", "EndingFinder"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_llm.engine.grammar import Grammar, GrammarRule, Reasoning, make_grammar
+from edge_llm.engine.constraint.grammar import Grammar, GrammarRule, Reasoning, make_grammar
 from edge_llm.engine.prompt import Prompter
 from edge_llm.errors import UnsupportedSchemaError
 from edge_llm.protocol import ChatRequest

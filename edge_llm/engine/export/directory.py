@@ -11,9 +11,9 @@ from typing import Any, Literal
 import numpy as np
 
 from edge_llm import __version__
-from edge_llm.engine.checkpoint import Architecture, Checkpoint
+from edge_llm.engine.export.checkpoint import Architecture, Checkpoint
+from edge_llm.engine.export.quantization import Bits
 from edge_llm.engine.model import EMBEDDING_FILE
-from edge_llm.engine.quantization import Bits
 from edge_llm.errors import ConfigurationError, ModelError
 
 __all__ = ["Quantization", "export_model", "shape_groups"]
@@ -196,7 +196,7 @@ def _write_graphs(
     quantize: Quantization,
     progress: Progress | None,
 ) -> None:
-    from edge_llm.engine.graphs import make_layer, make_post
+    from edge_llm.engine.export.graphs import make_layer, make_post
 
     arch = checkpoint.architecture
     layer_bits, post_bits = BITS[quantize]

@@ -16,7 +16,9 @@ import time
 import traceback
 from dataclasses import dataclass, field
 
-from edge_llm.engine.frames import (
+from edge_llm.engine.loading import load_engine
+from edge_llm.engine.local import LocalEngine
+from edge_llm.engine.worker.frames import (
     TO_WORKER,
     Cancel,
     Check,
@@ -32,8 +34,6 @@ from edge_llm.engine.frames import (
     Start,
     encode,
 )
-from edge_llm.engine.loading import load_engine
-from edge_llm.engine.local import LocalEngine
 from edge_llm.errors import DeviceLostError, EdgeLLMError
 from edge_llm.protocol import ErrorBody
 from edge_llm.settings import EngineSettings
