@@ -192,6 +192,27 @@ async def test_a_request_has_a_name_that_the_log_knows(http: aiohttp.ClientSessi
     assert [entry["code"] for entry in logs] == ["unauthorized"]
 
 
+async def test_a_body_that_does_not_come_is_not_waited_for(
+    server: HttpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bridges.http.body.READ_TIMEOUT_S", 0.1)
+    reader, writer = await asyncio.open_connection(server.address, server.port)
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\napi-key: {LAMP}\r\n"
+    writer.write(f"{head}Content-Length: 1000\r\n\r\n{{".encode())
+    reply = await asyncio.wait_for(reader.readuntil(b"}}"), 5)
+    assert reply.startswith(b"HTTP/1.1 400 ")
+    assert b"did not come within 0.1 s" in reply
+    writer.close()
+    await writer.wait_closed()
+
+
+async def test_headers_have_a_limit(server: HttpServer) -> None:
+    reader, writer = await asyncio.open_connection(server.address, server.port)
+    writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\nX-Long: " + b"x" * 100_000 + b"\r\n\r\n")
+    assert b" 400 " in await asyncio.wait_for(reader.readline(), 5)
+    writer.close()
+
+
 async def test_one_request_too_many_is_told_to_come_back() -> None:
     release = asyncio.Event()
     engine = ScriptedEngine([Started(), release, Delta(text="Hi"), Done(finish_reason="stop")])

@@ -13,7 +13,7 @@ from tests.environments import require_python
 from tests.programs import free_port, running, serves_http
 
 REQUIREMENTS = Path(__file__).parent / "data" / "schemathesis" / "schemathesis.txt"
-MOST_PER_OPERATION = 140
+MOST_PER_OPERATION = 150
 LEAST_CASES = 2000
 
 

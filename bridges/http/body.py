@@ -1,5 +1,6 @@
 """Reading the body of a request, and noting why one was refused."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -19,6 +20,9 @@ from edge_llm.protocol import MAX_PAYLOAD_BYTES, validate
 __all__ = ["noted_if_refused", "read_body"]
 
 log = structlog.get_logger()
+
+READ_TIMEOUT_S = 30.0
+"""Nobody needs longer for 256 KiB; who sends a byte now and then would hold a place for ever."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -40,7 +44,13 @@ async def read_body(request: web.Request, model: type[Model]) -> Model:
         InvalidRequestError: or one below it, for the first thing that is wrong.
     """
     try:
-        payload = await request.read()
+        async with asyncio.timeout(READ_TIMEOUT_S):
+            payload = await request.read()
+    except TimeoutError as exc:
+        raise InvalidRequestError(
+            f"the request did not come within {READ_TIMEOUT_S:g} s: its body is shorter than "
+            "'Content-Length' says, or the connection is too slow"
+        ) from exc
     except web.HTTPRequestEntityTooLarge as exc:
         raise PayloadTooLargeError(
             f"the request is too long; at most {MAX_PAYLOAD_BYTES} bytes are taken"
