@@ -123,7 +123,8 @@ def _operation(endpoint: Endpoint, schemas: _Schemas) -> dict[str, Any]:
     if endpoint.chunk is not None:
         stream_type = _by_prefix(STREAM_TYPES, endpoint.path, "text/event-stream")
         chunk = schemas.of(endpoint.chunk, "serialization")
-        replies[stream_type] = {"schema": _stream_schema(stream_type, chunk)}
+        failure = schemas.of(OpenAIError, "serialization")
+        replies[stream_type] = {"schema": _stream_schema(stream_type, {"anyOf": [chunk, failure]})}
     failure = endpoint.error or _by_prefix(ERRORS, endpoint.path, OpenAIError)
     error = {"application/json": {"schema": schemas.of(failure, "serialization")}}
     operation: dict[str, Any] = {
@@ -150,7 +151,8 @@ def _operation(endpoint: Endpoint, schemas: _Schemas) -> dict[str, Any]:
 def _stream_schema(stream_type: str, chunk: Any) -> dict[str, Any]:
     """Describe a stream: OpenAPI 3.1 has a schema for one event, but none for one line."""
     if stream_type == "text/event-stream":
-        data = {"type": "string", "contentMediaType": "application/json", "contentSchema": chunk}
+        json = {"type": "string", "contentMediaType": "application/json", "contentSchema": chunk}
+        data = {"anyOf": [{"const": "[DONE]"}, json]}
         return {"type": "object", "required": ["data"], "properties": {"data": data}}
     return {"type": "string", "description": "JSON, one object a line.", "x-each-line": chunk}
 
