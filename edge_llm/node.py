@@ -10,6 +10,7 @@ import structlog
 
 from bridges.http import HttpServer, open_http
 from edge_llm import __version__
+from edge_llm.device import DeviceMonitor
 from edge_llm.engine import Engine, open_engine
 from edge_llm.errors import ConfigurationError, InvalidRequestError
 from edge_llm.preset import Presets
@@ -117,8 +118,9 @@ async def open_node(
     async with open_engine(settings.engine) as engine, AsyncExitStack() as doors:
         http = None
         if settings.http.enabled:
+            monitor = await doors.enter_async_context(_open_monitor(settings))
             http = await doors.enter_async_context(
-                open_http(engine, settings.http, settings.node, engine.stats)
+                open_http(engine, settings.http, settings.node, engine.stats, monitor)
             )
         node = Node(settings, load or (lambda: settings), engine, http)
         if settings.mqtt.enabled:
@@ -128,6 +130,18 @@ async def open_node(
             yield node
         finally:
             log.info("node.stopping", node=settings.node)
+
+
+@asynccontextmanager
+async def _open_monitor(settings: Settings) -> AsyncGenerator[DeviceMonitor]:
+    monitor = DeviceMonitor(settings.device)
+    running = asyncio.create_task(monitor.run(), name="device.monitor")
+    try:
+        yield monitor
+    finally:
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
 
 
 @asynccontextmanager

@@ -13,15 +13,17 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from bridges.http import HttpServer, open_http
+from edge_llm.device import DeviceMonitor
 from edge_llm.engine import EngineState
 from edge_llm.engine.queue import QueuedEngine
 from edge_llm.errors import DeviceError
 from edge_llm.protocol import Delta, Done, Event, ModelInfo, Started, Usage
-from edge_llm.settings import HttpSettings, QueueSettings
+from edge_llm.settings import DeviceSettings, HttpSettings, QueueSettings
 from tests.clients import eventually
 from tests.fakes import ScriptedEngine
 
 DOCS = Path(__file__).parents[1] / "docs"
+SEEN = Path(__file__).parent / "data" / "axcl_smi"
 ASK: dict[str, Any] = {"messages": [{"role": "user", "content": "Hello"}]}
 USAGE = Usage(prompt_tokens=30, cached_tokens=20, completion_tokens=5)
 ANSWER: list[Event | Exception | asyncio.Event] = [
@@ -53,6 +55,14 @@ async def server(queue: QueuedEngine) -> AsyncIterator[HttpServer]:
 async def http(server: HttpServer) -> AsyncIterator[aiohttp.ClientSession]:
     async with aiohttp.ClientSession(server.url) as session:
         yield session
+
+
+def card_tool(tmp_path: Path, says: str) -> Path:
+    """Make a stand-in for the vendor's tool that prints what the real one was seen to print."""
+    path = tmp_path / "axcl-smi"
+    path.write_text(f"#!/bin/sh\ncat {SEEN}/{says}.stdout.txt\n")
+    path.chmod(0o755)
+    return path
 
 
 async def scrape(http: aiohttp.ClientSession) -> dict[str, float]:
@@ -199,12 +209,48 @@ async def test_what_has_begun_and_does_not_end_is_ended(engine: ScriptedEngine) 
     assert engine.num_running == 0
 
 
-async def test_the_dashboard_shows_metrics_that_exist(http: aiohttp.ClientSession) -> None:
-    async with http.post("/v1/chat/completions", json=ASK) as response:
-        assert response.status == 200
-    names = {name.partition("[")[0] for name in await scrape(http)}
+async def test_the_dashboard_shows_metrics_that_exist(
+    queue: QueuedEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge_llm.device.host._temperature", lambda: 51.0)  # a VM has no sensor
+    monitor = DeviceMonitor(DeviceSettings(axcl_smi=card_tool(tmp_path, "table_busy")))
+    await monitor.read()
+    async with (
+        open_http(queue, HttpSettings(port=0), "pi5", queue.stats, monitor) as server,
+        aiohttp.ClientSession(server.url) as http,
+    ):
+        async with http.post("/v1/chat/completions", json=ASK) as response:
+            assert response.status == 200
+        names = {name.partition("[")[0] for name in await scrape(http)}
     dashboard = json.loads((DOCS / "grafana" / "edge-llm.json").read_text())
     told = " ".join(target["expr"] for panel in dashboard["panels"] for target in panel["targets"])
     shown = set(re.findall(r"\b(?:edge_llm|process)_\w+", told))
     assert len(shown) > 10
     assert shown <= names
+
+
+async def test_metrics_tell_the_readings_of_the_device(
+    engine: ScriptedEngine, tmp_path: Path
+) -> None:
+    monitor = DeviceMonitor(DeviceSettings(axcl_smi=card_tool(tmp_path, "table_busy")))
+    async with (
+        open_http(engine, HttpSettings(port=0), "pi5", monitor=monitor) as server,
+        aiohttp.ClientSession(server.url) as http,
+    ):
+        assert not any("_host_" in name for name in await scrape(http))
+        await monitor.read()
+        found = await scrape(http)
+        [answers] = [name for name in found if name.startswith("edge_llm_card_answers")]
+        assert "V3.10.2" in answers
+        assert found[answers] == 1
+        assert found["edge_llm_card_temperature_celsius['0']"] == 49
+        assert found["edge_llm_card_npu_ratio['0']"] == pytest.approx(0.81)
+        assert found["edge_llm_card_cmm_used_bytes['0']"] == 6348 * 2**20
+        assert found["edge_llm_host_memory_available_bytes"] > 0
+        assert found["edge_llm_device_reading_age_seconds"] < 5
+        card_tool(tmp_path, "table_shell_fails_80300181")
+        await monitor.read()
+        found = await scrape(http)
+        [answers] = [name for name in found if name.startswith("edge_llm_card_answers")]
+        assert found[answers] == 0
+        assert "edge_llm_card_cmm_used_bytes['0']" not in found

@@ -20,7 +20,9 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from bridges.http.device_metrics import DeviceCollector
 from edge_llm import __version__
+from edge_llm.device import DeviceMonitor
 from edge_llm.engine import Ended, Engine, EngineStats
 
 __all__ = ["METRICS", "Metrics", "routes"]
@@ -39,9 +41,16 @@ class Metrics:
         engine: whose state is told.
         stats: what it counts; none where the engine is elsewhere.
         node: its name.
+        monitor: has the readings of the device; none where that is elsewhere.
     """
 
-    def __init__(self, engine: Engine, stats: EngineStats | None, node: str) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        stats: EngineStats | None,
+        node: str,
+        monitor: DeviceMonitor | None = None,
+    ) -> None:
         self._registry = registry = CollectorRegistry()
         self._http = Counter(
             "edge_llm_http_requests",
@@ -52,6 +61,8 @@ class Metrics:
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         registry.register(_State(engine, stats, node))
+        if monitor:
+            registry.register(DeviceCollector(monitor))
         if stats:
             stats.watchers.append(_Ends(registry).note)
 

@@ -19,6 +19,7 @@ from bridges.http.metrics import METRICS, Metrics
 from bridges.http.metrics import routes as metrics_routes
 from bridges.http.openapi import make_endpoint as openapi_endpoint
 from bridges.http.request_id import add_header, name_request
+from edge_llm.device import DeviceMonitor
 from edge_llm.engine import Engine, EngineStats
 from edge_llm.errors import ConfigurationError
 from edge_llm.protocol import MAX_PAYLOAD_BYTES
@@ -51,7 +52,11 @@ class HttpServer:
 
 @asynccontextmanager
 async def open_http(
-    engine: Engine, settings: HttpSettings, node: str, stats: EngineStats | None = None
+    engine: Engine,
+    settings: HttpSettings,
+    node: str,
+    stats: EngineStats | None = None,
+    monitor: DeviceMonitor | None = None,
 ) -> AsyncGenerator[HttpServer]:
     """Serve HTTP until the context is left; what has begun may end within ``stop_timeout_s``.
 
@@ -60,12 +65,13 @@ async def open_http(
         settings: of HTTP.
         node: its name.
         stats: what the engine counts, for ``/metrics``; none where it is on another machine.
+        monitor: has the readings of the device, for the same.
 
     Raises:
         ConfigurationError: the address can't be listened on; says which, and what to set.
     """
     bridge = Bridge(engine, settings, node)
-    metrics = Metrics(engine, stats, node)
+    metrics = Metrics(engine, stats, node, monitor)
     app = web.Application(
         middlewares=[
             name_request,

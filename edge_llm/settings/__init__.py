@@ -4,6 +4,7 @@
 is refused by name, in the file and in the environment.
 """
 
+from edge_llm.settings.device import DeviceSettings
 from edge_llm.settings.engine import (
     EngineSettings,
     OpenAISettings,
@@ -21,6 +22,7 @@ from edge_llm.settings.store import SessionSettings, StoreSettings
 __all__ = [
     "ApiKeySettings",
     "ClientSettings",
+    "DeviceSettings",
     "EngineSettings",
     "HttpSettings",
     "LogSettings",

@@ -15,6 +15,7 @@ from pydantic_settings import (
 from edge_llm.preset import Preset
 from edge_llm.route import Route, find_conflict
 from edge_llm.section import TopicLevel
+from edge_llm.settings.device import DeviceSettings
 from edge_llm.settings.engine import EngineSettings
 from edge_llm.settings.http import HttpSettings
 from edge_llm.settings.log import LogSettings
@@ -50,6 +51,7 @@ class Settings(BaseSettings):
     mqtt: MqttSettings = MqttSettings()
     http: HttpSettings = HttpSettings()
     engine: EngineSettings = EngineSettings()
+    device: DeviceSettings = DeviceSettings()
     log: LogSettings = LogSettings()
     store: StoreSettings = StoreSettings()
     session: SessionSettings = SessionSettings()
