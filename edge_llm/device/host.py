@@ -19,7 +19,7 @@ SENSORS = ("cpu_thermal", "coretemp", "k10temp", "soc_thermal")
 
 
 def read_host() -> HostReading:
-    """Read the host; the load is that since the call before, and 0 at the first."""
+    """Read the host; the load is that since the call before, at first since the start."""
     memory = psutil.virtual_memory()
     return HostReading(
         cpu_percent=psutil.cpu_percent(),
