@@ -37,6 +37,8 @@ class OllamaOptions(AnswerOptions):
     default otherwise."""
     num_ctx: Annotated[int, Field(ge=0)] | None = None
     """Ignored: the context is as long as the model was built for; ``/api/show`` says how long."""
+    top_k: int | None = None
+    """Sample from this many of the likeliest tokens; 0 and less mean all."""
     max_bytes: None = None
 
     @field_validator(*WHOLE_NUMBERS, mode="before")
@@ -45,10 +47,10 @@ class OllamaOptions(AnswerOptions):
         # Home Assistant, among others, sends all numbers as floats.
         return int(value) if isinstance(value, float) and value.is_integer() else value
 
-    @field_validator("top_k", mode="before")
+    @field_validator("top_k")
     @classmethod
-    def _all_if_negative(cls, value: object) -> object:
-        return 0 if isinstance(value, int | float) and value < 0 else value
+    def _all_if_negative(cls, value: int | None) -> int | None:
+        return value and max(value, 0)
 
     def answer_fields(self, model: ModelInfo | None) -> dict[str, Any]:
         """Return these as fields of a ``ChatRequest``.
