@@ -16,14 +16,14 @@ from edge_llm.engine.constraint import Constraint, Constraints
 from edge_llm.engine.constraint.ending import EndingFinder
 from edge_llm.engine.loading import load_engine
 from edge_llm.engine.local import LocalEngine
-from edge_llm.engine.prompt import Prompter, load_prompter
+from edge_llm.engine.prompt import Prompter
 from edge_llm.engine.worker.frames import TO_WORKER, Generate, encode
 from edge_llm.errors import UnsupportedSchemaError
 from edge_llm.protocol import ChatRequest, Delta, Done
 from edge_llm.settings import EngineSettings
+from tests.qwen3 import load_qwen3
 from tests.schemas import PYDANTIC, SCHEMAS, Schema
 
-QWEN3 = Path(__file__).parents[2] / "shared" / "qwen3_tokenizer"
 PERSON: Schema = {
     "type": "object",
     "properties": {"name": {"type": "string"}, "age": {"type": "integer", "minimum": 0}},
@@ -38,9 +38,7 @@ def engine() -> LocalEngine:
 
 @pytest.fixture(scope="module")
 def qwen3() -> Prompter:
-    if not QWEN3.is_dir():
-        pytest.skip(f"Qwen3's tokenizer is not in {QWEN3}")
-    return load_prompter(QWEN3)
+    return load_qwen3()
 
 
 def ask(**fields: Any) -> ChatRequest:

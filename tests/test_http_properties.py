@@ -52,7 +52,7 @@ def make_up(tmp_path: Path, most_per_operation: int, *options: str) -> None:
         done = subprocess.run(
             command, capture_output=True, text=True, check=False, timeout=1900, cwd=tmp_path
         )
-    print(done.stdout[-6000:])
+    print(done.stdout[-40_000:])  # one failure may show a body of many thousand characters
     assert done.returncode == 0, done.stderr[-2000:]
     [numbers] = re.findall(r"(\d+) generated, (\d+) passed", done.stdout)
     assert numbers[0] == numbers[1]

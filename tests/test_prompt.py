@@ -12,8 +12,7 @@ from edge_llm.engine.prompt import Prompter, load_prompter
 from edge_llm.errors import InvalidRequestError, ModelError
 from edge_llm.protocol import Message
 from tests.fakes import write_tokenizer
-
-QWEN3 = Path(__file__).parents[2] / "shared" / "qwen3_tokenizer"
+from tests.qwen3 import load_qwen3
 
 SAMPLES = (
     "The fox says good morning, and the moon says good night.",
@@ -28,9 +27,7 @@ SAMPLES = (
 
 @pytest.fixture(scope="module")
 def qwen3() -> Prompter:
-    if not QWEN3.is_dir():
-        pytest.skip(f"Qwen3's tokenizer is not in {QWEN3}")
-    return load_prompter(QWEN3)
+    return load_qwen3()
 
 
 @pytest.fixture(scope="module")

@@ -29,9 +29,9 @@ from edge_llm.protocol import (
 from edge_llm.settings import EngineSettings
 from edge_llm.tiny import MODEL_DIR
 from tests.fakes import make_local_engine
+from tests.qwen3 import load_qwen3
 from tests.schemas import SCHEMAS, Schema
 
-QWEN3 = Path(__file__).parents[2] / "shared" / "qwen3_tokenizer"
 WEATHER: dict[str, Any] = {
     "type": "function",
     "function": {
@@ -55,9 +55,7 @@ def engine() -> LocalEngine:
 
 @pytest.fixture(scope="module")
 def qwen3() -> Prompter:
-    if not QWEN3.is_dir():
-        pytest.skip(f"Qwen3's tokenizer is not in {QWEN3}")
-    return load_prompter(QWEN3)
+    return load_qwen3()
 
 
 def ask(**fields: Any) -> ChatRequest:
