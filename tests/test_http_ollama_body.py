@@ -220,7 +220,7 @@ async def test_a_format_is_json_or_a_schema(
     await client.chat("tiny", messages=[user()], format="json")
     await client.generate("tiny", "Hello", format=PERSON)
     await client.chat("tiny", messages=[user()], format="")
-    schema = JsonSchemaFormat(type="json_schema", json_schema=JsonSchema(schema_=PERSON))
+    schema = JsonSchemaFormat(type="json_schema", json_schema=JsonSchema(schema=PERSON))
     assert [asked.response_format for asked in engine.asked] == [
         JsonObjectFormat(type="json_object"),
         schema,

@@ -119,7 +119,7 @@ async def test_a_remote_engine_hears_of_calls(mosquitto: Mosquitto, client: RawC
         assert {call.function.name for call in calls} == {"set_lamp"}
         assert all(json.loads(c.function.arguments)["color"] in COLORS["enum"] for c in calls)
         form = JsonSchemaFormat(
-            type="json_schema", json_schema=JsonSchema(schema_={"type": "nonsense"})
+            type="json_schema", json_schema=JsonSchema(schema={"type": "nonsense"})
         )
         with pytest.raises(UnsupportedSchemaError):
             [

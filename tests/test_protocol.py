@@ -249,7 +249,7 @@ def test_a_request_that_sets_all_survives_the_wire() -> None:
         parts=True,
         thinking_budget=0,
         response_format=JsonSchemaFormat(
-            type="json_schema", json_schema=JsonSchema(schema_={"type": "object"})
+            type="json_schema", json_schema=JsonSchema(schema={"type": "object"})
         ),
         tools=(Tool(type="function", function=FunctionDefinition(name="look")),),
         tool_choice=NamedTool(type="function", function=NamedFunction(name="look")),
@@ -367,3 +367,10 @@ def test_a_prefix_may_have_levels() -> None:
     assert topics.request_id("house/llm/request/esp1/42") == "esp1/42"
     assert topics.response("esp1/42", "delta") == "house/llm/response/esp1/42/delta"
     assert topics.status == "house/llm/node/stage/status"
+
+
+def test_a_schema_has_one_name_on_the_wire() -> None:
+    form = {"type": "json_schema", "json_schema": {"schema_": {"type": "object"}}}
+    with pytest.raises(InvalidRequestError) as caught:
+        parse_mqtt_request(body(response_format=form))
+    assert caught.value.code == "unknown_field"

@@ -41,7 +41,7 @@ TOO_LONG = ChatRequest(prompt="sea " * 1200)
 NO_SCHEMA = ChatRequest(
     prompt="Hi",
     response_format=JsonSchemaFormat(
-        type="json_schema", json_schema=JsonSchema(schema_={"type": "nonsense"})
+        type="json_schema", json_schema=JsonSchema(schema={"type": "nonsense"})
     ),
 )
 

@@ -7,7 +7,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from structlog.contextvars import bound_contextvars
 
-__all__ = ["HEADER", "add_header", "name_request", "request_id"]
+__all__ = ["HEADER", "add_header", "name_request"]
 
 HEADER = "X-Request-Id"
 REQUEST_ID = web.RequestKey("request_id", str)
@@ -28,8 +28,3 @@ async def add_header(request: web.Request, response: web.StreamResponse) -> None
     """Name the request in its reply; to be called when the headers are sent."""
     if REQUEST_ID in request:
         response.headers.setdefault(HEADER, request[REQUEST_ID])
-
-
-def request_id(request: web.Request) -> str:
-    """Return the name of a request."""
-    return request[REQUEST_ID]

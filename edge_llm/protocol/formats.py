@@ -35,7 +35,7 @@ class JsonSchema(Wire):
     """For people."""
     description: str | None = None
     """For people."""
-    schema_: Annotated[dict[str, Any], Field(alias="schema", default_factory=dict)]
+    schema_: dict[str, Any] = Field(alias="schema", default_factory=dict)
     """JSON Schema, draft 2020-12; empty allows any JSON value."""
     strict: bool | None = None
     """Ignored: answers always keep to the schema."""

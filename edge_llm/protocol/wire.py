@@ -22,7 +22,6 @@ class Wire(BaseModel):
         strict=True,
         allow_inf_nan=False,
         use_attribute_docstrings=True,
-        validate_by_name=True,
         serialize_by_alias=True,
     )
 

@@ -128,7 +128,7 @@ class OllamaBody(BaseModel):
 
     def _response_format(self) -> ResponseFormat | None:
         if isinstance(self.format, dict):
-            return JsonSchemaFormat(type="json_schema", json_schema=JsonSchema(schema_=self.format))
+            return JsonSchemaFormat(type="json_schema", json_schema=JsonSchema(schema=self.format))
         return JsonObjectFormat(type="json_object") if self.format == "json" else None
 
     def _refuse_what_it_cant(

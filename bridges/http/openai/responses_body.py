@@ -64,7 +64,7 @@ class FlatJsonSchemaFormat(JsonSchema):
     def to_format(self) -> JsonSchemaFormat:
         """Return it as the engine takes it."""
         schema = JsonSchema(
-            name=self.name, description=self.description, schema_=self.schema_, strict=self.strict
+            name=self.name, description=self.description, schema=self.schema_, strict=self.strict
         )
         return JsonSchemaFormat(type="json_schema", json_schema=schema)
 
