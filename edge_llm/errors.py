@@ -23,6 +23,8 @@ EdgeLLMError                     internal
 │   ├── QueueFullError           queue_full
 │   ├── RateLimitedError         rate_limited: this key has asked too often
 │   ├── ShuttingDownError        shutting_down
+│   ├── DrainingError            draining: it ends what it has, and takes nothing new
+│   ├── DeviceUnavailableError   device_unavailable: the device failed for good; a person is needed
 │   ├── NodeOfflineError         node_offline
 │   └── BrokerError              broker_unavailable
 ├── UpstreamError                upstream_error: the server that generates for us failed
@@ -42,6 +44,8 @@ __all__ = [
     "ContextOverflowError",
     "DeviceError",
     "DeviceLostError",
+    "DeviceUnavailableError",
+    "DrainingError",
     "DuplicateIdError",
     "EdgeLLMError",
     "EngineFailedError",
@@ -232,6 +236,18 @@ class ShuttingDownError(UnavailableError):
     """The node is stopping."""
 
     code = "shutting_down"
+
+
+class DrainingError(UnavailableError):
+    """The node ends what it has in hand, and takes nothing new until it is resumed."""
+
+    code = "draining"
+
+
+class DeviceUnavailableError(UnavailableError):
+    """All that could be tried has been tried; a person is needed, and the message says for what."""
+
+    code = "device_unavailable"
 
 
 class NodeOfflineError(UnavailableError):

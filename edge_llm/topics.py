@@ -36,6 +36,7 @@ class Topics:
         self.status = f"{prefix}/node/{node}/status"
         self.activity = f"{prefix}/node/{node}/activity"
         self.info = f"{prefix}/node/{node}/info"
+        self.health = f"{prefix}/node/{node}/health"
         self.error = f"{prefix}/node/{node}/error"
 
     def request(self, request_id: str) -> str:

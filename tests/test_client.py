@@ -96,9 +96,9 @@ async def test_its_state_is_that_of_the_node(mosquitto: Mosquitto) -> None:
         assert str(e.state) == "loading"
         assert await e.ready() == ()
         node.say("info", {**info, "models": [model]})
-        node.say("activity", "restarting")
-        await eventually(lambda: e.activity == "restarting")
-        assert str(e.state) == "restarting"
+        node.say("activity", "recovering")
+        await eventually(lambda: e.activity == "recovering")
+        assert str(e.state) == "recovering"
         node.say("activity", "idle")
         await eventually(lambda: e.state == "ready")
         node.say("status", "offline")

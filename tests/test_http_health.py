@@ -77,7 +77,7 @@ async def scrape(http: aiohttp.ClientSession) -> dict[str, float]:
     }
 
 
-@pytest.mark.parametrize("state", ["ready", "loading", "restarting", "offline"])
+@pytest.mark.parametrize("state", ["ready", "loading", "recovering", "failed", "offline"])
 async def test_live_is_not_ready(
     http: aiohttp.ClientSession, engine: ScriptedEngine, state: EngineState
 ) -> None:

@@ -398,8 +398,8 @@ async def test_an_unknown_model_is_refused_when_the_models_are_known() -> None:
 async def test_it_says_what_the_engine_behind_it_says() -> None:
     scripted = ScriptedEngine()
     engine = queued(scripted)
-    scripted.state = "restarting"
-    assert engine.state == "restarting"
+    scripted.state = "recovering"
+    assert engine.state == "recovering"
     assert engine.models == await engine.ready() == scripted.models
 
 

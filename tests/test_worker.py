@@ -180,7 +180,7 @@ async def test_states_follow_the_process(model_dir: Path) -> None:
     os.kill(engine.pid or 0, signal.SIGKILL)
     while engine.state == "ready":  # noqa: ASYNC110 - nothing else tells it
         await asyncio.sleep(0.01)
-    assert (engine.state, engine.models, engine.pid) == ("restarting", (model,), None)
+    assert (engine.state, engine.models, engine.pid) == ("recovering", (model,), None)
     await engine.ready()
     assert engine.state == "ready"
     task.cancel()

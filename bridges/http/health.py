@@ -13,7 +13,8 @@ __all__ = ["ENDPOINTS", "routes"]
 
 REASONS = {
     "loading": "the model is being loaded",
-    "restarting": "the engine's process died and is being replaced",
+    "recovering": "the engine or its device failed, and is being brought back",
+    "failed": "the device failed for good, and a person is needed",
     "stopping": "the node is being stopped",
     "offline": "what generates is elsewhere, and can't be reached",
 }

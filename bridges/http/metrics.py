@@ -5,6 +5,7 @@ and only the requests over HTTP and the process itself are counted.
 """
 
 from collections.abc import Iterator
+from typing import get_args
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -23,7 +24,7 @@ from prometheus_client.registry import Collector
 from bridges.http.device_metrics import DeviceCollector
 from edge_llm import __version__
 from edge_llm.device import DeviceMonitor
-from edge_llm.engine import Ended, Engine, EngineStats
+from edge_llm.engine import Ended, Engine, EngineState, EngineStats
 
 __all__ = ["METRICS", "Metrics", "routes"]
 
@@ -31,7 +32,7 @@ routes = web.RouteTableDef()
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 TOKEN_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
-STATES = ("loading", "ready", "restarting", "offline")
+STATES = get_args(EngineState)
 
 
 class Metrics:

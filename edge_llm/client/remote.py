@@ -137,7 +137,7 @@ class RemoteEngine:
             return "offline"
         if not self.models or self.activity.startswith("loading"):
             return "loading"
-        return "restarting" if self.activity == "restarting" else "ready"
+        return "recovering" if self.activity == "recovering" else "ready"
 
     @property
     def activity(self) -> str:

@@ -1,14 +1,12 @@
 """What every engine offers: text in, text out."""
 
 from collections.abc import AsyncGenerator, Sequence
-from typing import Literal, Protocol
+from typing import Protocol
 
 from edge_llm.engine.gate import Gate
-from edge_llm.protocol import ChatRequest, Event, Message, ModelInfo
+from edge_llm.protocol import ChatRequest, EngineState, Event, Message, ModelInfo
 
 __all__ = ["Engine", "EngineState", "PausableEngine"]
-
-EngineState = Literal["loading", "ready", "restarting", "offline"]
 
 
 class Engine(Protocol):

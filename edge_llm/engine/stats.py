@@ -16,6 +16,8 @@ class Ended:
     """Its finish reason, or the code of its error; ``cancelled`` if nobody waited any more."""
     usage: Usage
     timing: Timing
+    text: str = ""
+    """What was answered; for doors that show it, never for a log."""
 
 
 @dataclass(slots=True)
@@ -28,8 +30,10 @@ class EngineStats:
     """How often a worker process was replaced."""
     watchers: list[Callable[[Ended], None]] = field(default_factory=list)
 
-    def note(self, outcome: str, timing: Timing, usage: Usage | None = None) -> None:
+    def note(
+        self, outcome: str, timing: Timing, usage: Usage | None = None, text: str = ""
+    ) -> None:
         """Tell that a request has ended."""
-        ended = Ended(outcome, usage or Usage(), timing)
+        ended = Ended(outcome, usage or Usage(), timing, text)
         for watcher in self.watchers:
             watcher(ended)

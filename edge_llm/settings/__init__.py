@@ -4,7 +4,7 @@
 is refused by name, in the file and in the environment.
 """
 
-from edge_llm.settings.device import DeviceSettings
+from edge_llm.settings.device import DeviceSettings, ThermalSettings
 from edge_llm.settings.engine import (
     EngineSettings,
     OpenAISettings,
@@ -12,10 +12,12 @@ from edge_llm.settings.engine import (
     QueueSettings,
     WorkerSettings,
 )
+from edge_llm.settings.home_assistant import HomeAssistantSettings
 from edge_llm.settings.http import ApiKeySettings, HttpSettings
 from edge_llm.settings.load import describe, load_settings
 from edge_llm.settings.log import LogSettings
 from edge_llm.settings.mqtt import ClientSettings, MqttSettings, TlsSettings
+from edge_llm.settings.recovery import RecoverySettings
 from edge_llm.settings.root import Settings
 from edge_llm.settings.store import SessionSettings, StoreSettings
 
@@ -24,15 +26,18 @@ __all__ = [
     "ClientSettings",
     "DeviceSettings",
     "EngineSettings",
+    "HomeAssistantSettings",
     "HttpSettings",
     "LogSettings",
     "MqttSettings",
     "OpenAISettings",
     "PacedSettings",
     "QueueSettings",
+    "RecoverySettings",
     "SessionSettings",
     "Settings",
     "StoreSettings",
+    "ThermalSettings",
     "TlsSettings",
     "WorkerSettings",
     "describe",

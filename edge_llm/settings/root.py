@@ -17,9 +17,11 @@ from edge_llm.route import Route, find_conflict
 from edge_llm.section import TopicLevel
 from edge_llm.settings.device import DeviceSettings
 from edge_llm.settings.engine import EngineSettings
+from edge_llm.settings.home_assistant import HomeAssistantSettings
 from edge_llm.settings.http import HttpSettings
 from edge_llm.settings.log import LogSettings
 from edge_llm.settings.mqtt import MqttSettings
+from edge_llm.settings.recovery import RecoverySettings
 from edge_llm.settings.store import SessionSettings, StoreSettings
 from edge_llm.topics import Topics
 
@@ -52,6 +54,8 @@ class Settings(BaseSettings):
     http: HttpSettings = HttpSettings()
     engine: EngineSettings = EngineSettings()
     device: DeviceSettings = DeviceSettings()
+    recovery: RecoverySettings = RecoverySettings()
+    home_assistant: HomeAssistantSettings = HomeAssistantSettings()
     log: LogSettings = LogSettings()
     store: StoreSettings = StoreSettings()
     session: SessionSettings = SessionSettings()

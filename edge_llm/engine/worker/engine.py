@@ -63,7 +63,7 @@ class WorkerEngine:
 
     @property
     def state(self) -> EngineState:
-        """Loading, ready, or restarting after a death."""
+        """Loading, ready, or recovering from a death."""
         return self._state
 
     @property
@@ -109,7 +109,7 @@ class WorkerEngine:
                     link.end(WorkerDiedError())
                     self._end_link()
             if self._state == "ready":
-                self._state = "restarting"
+                self._state = "recovering"
                 delay = self._settings.worker.restart_delay_s
             elif not self._models and self._link.done() and (error := self._link.exception()):
                 raise error
