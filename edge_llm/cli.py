@@ -261,11 +261,23 @@ def _serve(args: argparse.Namespace) -> int:
 async def _serve_for_ever(settings: Settings, load: Callable[[], Settings]) -> None:
     from edge_llm.node import open_node
     from edge_llm.store import store_path
+    from edge_llm.systemd import Notifier, reloading
 
     store = store_path(settings.store, settings.node)
     async with open_node(settings, load, store=store) as node:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, node.reload)
-        await asyncio.Event().wait()
+
+        def reload() -> None:
+            with reloading():
+                node.reload()
+
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
+        notifier = Notifier(
+            is_ready=lambda: node.is_ready,
+            status=lambda: node.status,
+            is_alive=lambda: node.trouble,
+            progress=lambda: node.progress,
+        )
+        await notifier.run()
 
 
 def _demo(args: argparse.Namespace) -> int:

@@ -13,6 +13,7 @@ class Outgoing:
         correlation: the requester's, byte for byte; MQTT 5 only.
         properties: names and values, MQTT 5 only.
         keep: also at QoS 0 it waits for a broker that is away.
+        expiry_s: how long the broker keeps it, in seconds; MQTT 5 only.
     """
 
     topic: str
@@ -23,6 +24,7 @@ class Outgoing:
     correlation: bytes | None = None
     properties: tuple[tuple[str, str], ...] = ()
     keep: bool = False
+    expiry_s: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from edge_llm.errors import InvalidEncodingError, InvalidRequestError, PayloadTo
 from edge_llm.protocol import MAX_PAYLOAD_BYTES
 from edge_llm.protocol.request import SESSION_NAME
 from edge_llm.section import Section, TopicFilter, TopicLevel
+from edge_llm.text.surrogates import mend
 from edge_llm.topics import Topics, explain_bad_topic, overlaps
 
 __all__ = ["Pressed", "Route", "find_conflict"]
@@ -127,7 +128,7 @@ class Route(Section):
             "json": _parse(text),
         }
         session = self._fill("session", values)
-        if session is not None and not re.match(SESSION_NAME, session):
+        if session is not None and not re.fullmatch(SESSION_NAME, session):
             raise InvalidRequestError(f"route {self.id!r}: {session!r} can't name a session")
         prompt = self._fill("prompt", values)
         if prompt is not None and not prompt.strip():
@@ -144,7 +145,7 @@ class Route(Section):
         if source is None:
             return None
         try:
-            return str(_compile(source).render(values))
+            return mend(str(_compile(source).render(values)))
         # A template may fail in any way that Python code may: 1 / json.n
         except Exception as exc:
             raise InvalidRequestError(f"route {self.id!r}: {field}: {exc}", param=field) from exc

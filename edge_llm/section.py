@@ -9,6 +9,9 @@ from edge_llm.topics import explain_bad_filter
 
 __all__ = ["Section", "TopicFilter", "TopicLevel", "TopicPrefix"]
 
+MAX_PREFIX_CHARS = 128
+"""What comes behind it must have room in a topic, too."""
+
 
 class Section(BaseModel):
     """Base of all sections; a key that does not exist is refused by name."""
@@ -23,6 +26,8 @@ def _topic_level(name: str) -> str:
 
 
 def _topic_prefix(prefix: str) -> str:
+    if len(prefix) > MAX_PREFIX_CHARS:
+        raise ValueError(f"use at most {MAX_PREFIX_CHARS} characters")
     for level in prefix.split("/"):
         _topic_level(level)
     return prefix

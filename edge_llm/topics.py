@@ -38,6 +38,7 @@ class Topics:
         self.info = f"{prefix}/node/{node}/info"
         self.health = f"{prefix}/node/{node}/health"
         self.error = f"{prefix}/node/{node}/error"
+        self.last_answer = f"{prefix}/node/{node}/last_answer"
 
     def request(self, request_id: str) -> str:
         """Where a request goes."""

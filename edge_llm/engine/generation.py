@@ -131,6 +131,13 @@ class ModelRunner:
             self._run_s[chunk_len] = min(times)
         slot.cached_ids.clear()
 
+    def probe(self) -> None:
+        """Compute a token behind the rows in use, and forget it: does the device still compute?"""
+        num_rows = len(self._slot.cached_ids)
+        start = min(num_rows, self.geometry.groups[0][1])
+        self._run([0], start, 0, self._slot, logits=True)
+        del self._slot.cached_ids[start:]
+
     def close(self) -> None:
         """Give back what the device holds."""
         self._stack.close()

@@ -126,6 +126,14 @@ class LocalEngine:
         self.said.clear()
         self.runner.forget_conversations()
 
+    def probe(self) -> None:
+        """Compute one token for nobody.
+
+        Raises:
+            DeviceError: the device can't.
+        """
+        self.runner.probe()
+
     def close(self) -> None:
         """Give back what the device holds."""
         self.runner.close()

@@ -8,7 +8,7 @@ found, never assumed: the vendor's own ``config.json`` is often empty.
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from edge_llm.errors import ModelError
-from edge_llm.npu.session import Graph
+from edge_llm.npu.session import Graph, TensorInfo
 
 __all__ = [
     "EMBEDDING_FILE",
@@ -256,7 +256,7 @@ def _read_facts(path: Path) -> ModelFacts:
         return ModelFacts()
     try:
         config = json.loads(text)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise ModelError(f"{path} is not JSON ({exc}); mend or delete it") from exc
     if not isinstance(config, dict):
         raise ModelError(f"{path} is not a JSON object; mend or delete it")
@@ -285,6 +285,7 @@ def _read_layer(path: Path, session: Graph) -> tuple[int, int, tuple[tuple[int, 
         missing += [name for name in LAYER_OUTPUTS if name not in outputs]
         if missing:
             raise ModelError(f"{path} is not a layer: it has no tensor {missing[0]!r}; {CURE}")
+        _check_axes(path, [inputs[name] for name in ("K_cache", "V_cache", "input", "mask")])
         chunk_len = inputs["input"].shape[1]
         if inputs["indices"].shape != (1, chunk_len):
             raise ModelError(
@@ -299,6 +300,16 @@ def _read_layer(path: Path, session: Graph) -> tuple[int, int, tuple[tuple[int, 
     return hidden_size, kv_dim, tuple(groups)
 
 
+def _check_axes(path: Path, tensors: Iterable[TensorInfo]) -> None:
+    """Check that tensors have the contract's three axes, none of them empty."""
+    for tensor in tensors:
+        if len(tensor.shape) != 3 or 0 in tensor.shape:
+            raise ModelError(
+                f"{path}: its tensor {tensor.name!r} has the shape {tensor.shape}, which is not "
+                f"that of a language model; {CURE}"
+            )
+
+
 def _read_vocab_size(path: Path, session: Graph, hidden_size: int) -> int:
     """Return how many logits the post graph gives."""
     inputs, outputs = session.inputs(), session.outputs()
@@ -306,9 +317,11 @@ def _read_vocab_size(path: Path, session: Graph, hidden_size: int) -> int:
         raise ModelError(
             f"{path} does not turn 'input' into logits alone; build it without '--post_topk'"
         )
+    (logits,) = outputs.values()
+    _check_axes(path, [inputs["input"], logits])
     if inputs["input"].shape[-1] != hidden_size:
         raise ModelError(
             f"{path} takes hidden size {inputs['input'].shape[-1]}, but the layers have "
             f"{hidden_size}; it is of another model: {CURE}"
         )
-    return next(iter(outputs.values())).shape[-1]
+    return logits.shape[-1]

@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from edge_llm.engine.generation_config import read_generation_config
 from edge_llm.errors import InvalidRequestError, ModelError
 from edge_llm.protocol import FunctionCall, FunctionDefinition, Message, Tool
 
@@ -23,6 +24,7 @@ END_OF_TURN = ("<|im_end|>", "<|endoftext|>")
 THINK, END_THINK = "<think>", "</think>"
 CALL, END_CALL = "<tool_call>", "</tool_call>"
 PROBE = "a_name_that_no_template_has"
+GREETING = Message(role="user", content="Hi")
 SENTENCE_MARKS = frozenset(mark.encode() for mark in (".", "!", "?", "。", "\uff01", "\uff1f"))
 
 
@@ -50,11 +52,13 @@ class Prompter:
         """Whether the chat template lets the model reason first, or makes it."""
         if self.think_id is None or self.end_think_id is None:
             return False
-        greeting = [Message(role="user", content="Hi")]
-        with_thinking, without = (
-            self.render(greeting, enable_thinking=enable_thinking)
-            for enable_thinking in (True, False)
-        )
+        try:
+            with_thinking, without = (
+                self.render([GREETING], enable_thinking=enable_thinking)
+                for enable_thinking in (True, False)
+            )
+        except InvalidRequestError:
+            return False
         return with_thinking != without or self.opens_reasoning(with_thinking)
 
     @cached_property
@@ -64,7 +68,7 @@ class Prompter:
             return False
         tools = [Tool(type="function", function=FunctionDefinition(name=PROBE))]
         try:
-            return PROBE in self._text([Message(role="user", content="Hi")], tools=tools)
+            return PROBE in self._text([GREETING], tools=tools)
         except InvalidRequestError:
             return False
 
@@ -81,7 +85,8 @@ class Prompter:
         if self._tokenizer.eos_token_id is not None:
             ids.add(self._tokenizer.eos_token_id)
         eos = self.generation_config.get("eos_token_id", [])
-        return frozenset(ids.union(eos if isinstance(eos, list) else [eos]))
+        ids.update(eos if isinstance(eos, list) else [eos])
+        return frozenset(token_id for token_id in ids if token_id < self.vocab_size)
 
     @cached_property
     def sentence_end_ids(self) -> list[int]:
@@ -260,7 +265,7 @@ def load_prompter(directory: Path) -> Prompter:
             f"{directory}: tokenizer_config.json has no chat_template; "
             "edge-llm needs the tokenizer of a chat model"
         )
-    return Prompter(tokenizer, _generation_config(directory))
+    return Prompter(tokenizer, read_generation_config(directory))
 
 
 def _import_transformers() -> Any:
@@ -273,20 +278,6 @@ def _import_transformers() -> Any:
         import transformers
 
     return transformers
-
-
-def _generation_config(directory: Path) -> dict[str, Any]:
-    for folder in (directory, directory.parent):
-        file = folder / "generation_config.json"
-        if file.is_file() and file.stat().st_size:
-            try:
-                config = json.loads(file.read_text())
-            except ValueError as exc:
-                raise ModelError(f"{file}: not JSON ({exc}); copy it again") from exc
-            if not isinstance(config, dict):
-                raise ModelError(f"{file}: not a JSON object; copy it again")
-            return config
-    return {}
 
 
 def _token_bytes(tokenizer: Any) -> list[bytes]:

@@ -1,30 +1,25 @@
-"""Admission: who may wait, and whose turn it is.
+"""QueuedEngine: which request is next, and which is not taken at all.
 
-One request runs at a time. The others wait in order of priority, then of arrival; as many as the
-limit says, and one more is refused at once with a time to come back. A request that waits longer
-than its time to live, or than its time budget, is refused when that ends.
-
-A request that may preempt does not wait for one of lower priority: that one is paused, and goes on
-when no request of a higher priority waits any more. So those that are paused are a stack, the
-highest priority on top, and whoever runs has a higher one than all of them.
+One request runs at a time; ``turns`` says which. As many may wait as the limit says, and one more
+is refused at once with a time to come back. A request that waits longer than its time to live, or
+than its time budget, is refused when that ends.
 
 Whatever happens, the end of a request is logged here, in one line.
 """
 
 import asyncio
-import bisect
-import itertools
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import aclosing, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Literal
 
 import structlog
 
-from edge_llm.engine.gate import Gate
 from edge_llm.engine.interface import EngineState, PausableEngine
+from edge_llm.engine.request_clock import RequestClock
 from edge_llm.engine.stats import EngineStats
-from edge_llm.errors import EdgeLLMError, ExpiredError, QueueFullError, UnknownModelError
+from edge_llm.engine.turns import Turn, Turns
+from edge_llm.errors import DrainingError, EdgeLLMError, UnknownModelError
 from edge_llm.protocol import (
     ChatRequest,
     Delta,
@@ -33,71 +28,23 @@ from edge_llm.protocol import (
     Message,
     ModelInfo,
     Queued,
-    Started,
+    QueueHealth,
     Timing,
 )
 from edge_llm.settings import QueueSettings
+from edge_llm.text.sentences import ends_sentence
 
-__all__ = ["QueuedEngine"]
+__all__ = ["Hold", "QueuedEngine"]
 
 log = structlog.get_logger()
+
+Hold = Literal["cooling", "paused", "reloading"]
+"""Why no request begins; in the order in which it is the activity."""
 
 FIRST_GUESS_S = 5.0  # how long a request takes, until one has been seen
 SMOOTHING = 0.2  # weight of the newest request in the running mean
 RETRY_AFTER_S = (1.0, 120.0)  # openai-python retries by itself within 120 s
 SHORTEST_BUDGET_S = 0.001  # of a request whose time is over when its turn comes
-
-
-@dataclass(order=True, slots=True)
-class _Turn:
-    """One request on its way: it waits, it runs, or it is paused."""
-
-    rank: tuple[int, int]  # priority (highest first), then arrival
-    gate: Gate = field(default_factory=Gate, compare=False)
-    position: int = field(default=0, compare=False)  # 0 from when its turn has come
-    moved: asyncio.Event = field(default_factory=asyncio.Event, compare=False)
-
-    @property
-    def priority(self) -> int:
-        return -self.rank[0]
-
-    def move_to(self, position: int) -> None:
-        if position != self.position:
-            self.position = position
-            self.moved.set()
-
-
-@dataclass(slots=True)
-class _Clock:
-    """The times of one request, in seconds of the monotonic clock."""
-
-    accepted: float = field(default_factory=time.monotonic)
-    started: float | None = None
-    first_text: float | None = None
-    decoding_from: float | None = None  # these two without the time in which it was paused
-    decoding_to: float | None = None
-
-    def note(self, event: Event, paused_s: float) -> None:
-        now = time.monotonic()
-        match event:
-            case Started():
-                self.started = now
-            case Delta():
-                if self.first_text is None:
-                    self.first_text, self.decoding_from = now, now - paused_s
-                self.decoding_to = now - paused_s
-
-    def timing(self, completion_tokens: int = 0) -> Timing:
-        now = time.monotonic()
-        speed = None
-        if self.decoding_from and self.decoding_to and self.decoding_to > self.decoding_from:
-            speed = round((completion_tokens - 1) / (self.decoding_to - self.decoding_from), 2)
-        return Timing(
-            queue_s=round((self.started or now) - self.accepted, 4),
-            ttft_s=round(self.first_text - self.accepted, 4) if self.first_text else None,
-            total_s=round(now - self.accepted, 4),
-            tokens_per_s=speed if completion_tokens > 1 else None,
-        )
 
 
 class QueuedEngine:
@@ -108,12 +55,12 @@ class QueuedEngine:
     ) -> None:
         self.stats = stats or EngineStats()
         self._engine = engine
-        self._limit = settings.limit
-        self._waiting: list[_Turn] = []  # in the order of their turns
-        self._paused: list[_Turn] = []
-        self._running: _Turn | None = None
-        self._arrivals = itertools.count()
+        self._turns = Turns(settings.limit, self._count)
         self._mean_s = FIRST_GUESS_S
+        self._is_draining = False
+        self._max_tokens: int | None = None
+        self._is_idle = asyncio.Event()
+        self._is_idle.set()
 
     @property
     def state(self) -> EngineState:
@@ -122,8 +69,17 @@ class QueuedEngine:
 
     @property
     def activity(self) -> str:
-        """Generating while a request has its turn; else that of the engine behind the queue."""
-        return "generating" if self._running and self.state == "ready" else self._engine.activity
+        """What goes on, in a word: of the engine if it is not ready, else of the queue."""
+        if self.state != "ready":
+            return self._engine.activity
+        if self._turns.running:
+            return "generating"
+        for hold in ("cooling", "paused", "reloading"):
+            if hold in self._turns.holds:
+                return hold
+        if self._is_draining:
+            return "draining"
+        return "queued" if self._turns.num_waiting else self._engine.activity
 
     @property
     def models(self) -> tuple[ModelInfo, ...]:
@@ -133,7 +89,17 @@ class QueuedEngine:
     @property
     def num_waiting(self) -> int:
         """How many requests wait for their turn; those that are paused have had it."""
-        return len(self._waiting)
+        return self._turns.num_waiting
+
+    def health(self) -> QueueHealth:
+        """Return how full it is, as it goes on the wire."""
+        draining = ("draining",) if self._is_draining else ()
+        return QueueHealth(
+            waiting=self._turns.num_waiting,
+            running=self._turns.num_begun,
+            limit=self._turns.limit,
+            holds=(*self._turns.holds, *draining),
+        )
 
     async def ready(self) -> tuple[ModelInfo, ...]:
         """Wait for the engine behind the queue; see ``Engine.ready``."""
@@ -143,24 +109,74 @@ class QueuedEngine:
         """Tell the engine behind the queue; see ``Engine.prepare``."""
         self._engine.prepare(conversations)
 
+    def hold(self, reason: Hold, *, finish_s: float | None = None) -> None:
+        """Let no request begin until it is released; new ones are taken, and wait.
+
+        Args:
+            reason: what for.
+            finish_s: the request that runs may end its sentence within this time, and is paused
+                then; it may end altogether if None.
+        """
+        self._turns.hold(reason)
+        if (turn := self._turns.running) and finish_s is not None:
+            turn.must_pause = True
+            asyncio.get_running_loop().call_later(finish_s, self._pause, turn)
+        self.stats.tell()
+
+    def release(self, reason: Hold) -> None:
+        """Go on, if there is no other reason not to."""
+        self._turns.release(reason)
+        self.stats.tell()
+
+    def drain(self, *, drain: bool = True) -> None:
+        """End what is in hand, and take nothing new; or take requests again."""
+        self._is_draining = drain
+        self.stats.tell()
+
+    def limit(self, *, max_tokens: int | None = None, min_priority: int = 0) -> None:
+        """From now on answer more briefly, and only what is important; by default no longer so."""
+        self._max_tokens = max_tokens
+        self._turns.require(min_priority)
+
+    async def idle(self) -> None:
+        """Wait until no request has the turn."""
+        await self._is_idle.wait()
+
+    def _pause(self, turn: Turn) -> None:
+        if turn.must_pause and turn is self._turns.running:
+            self._turns.pause()
+
+    def _count(self) -> None:
+        self.stats.num_waiting, self.stats.num_running = (
+            self._turns.num_waiting,
+            self._turns.num_begun,
+        )
+        if self._turns.running:
+            self._is_idle.clear()
+        else:
+            self._is_idle.set()
+
     async def generate(self, request: ChatRequest) -> AsyncGenerator[Event]:
         """Yield Queued while it waits for a turn, then generate; see ``Engine.generate``.
 
         Raises:
             QueueFullError: at once, with ``retry_after_s``.
+            DrainingError: at once: nothing new is taken.
+            DeviceUnavailableError: at once, or later: the device needs a person.
             ExpiredError: the turn did not come within ``request.ttl_s`` or the time budget, or
                 the budget was over before the first word.
             UnknownModelError: ``request.model`` is not served here.
         """
-        clock = _Clock()
+        clock = RequestClock()
         done: Done | None = None
+        said: list[str] = []
         try:
-            self._check_model(request)
-            with self._turn(request) as turn:
+            await self._admit(request)
+            with self._turns.take(request, self._retry_after_s) as turn:
                 async with aclosing(self._wait(turn, request, clock)) as positions:
                     async for queued in positions:
                         yield queued
-                async with aclosing(self._run(turn, request, clock)) as events:
+                async with aclosing(self._run(turn, request, clock, said)) as events:
                     async for event in events:
                         if isinstance(event, Done):
                             done = self._end(event, clock)
@@ -176,8 +192,16 @@ class QueuedEngine:
             raise
         if done:  # out here, so that the next request begins while this one is delivered
             _log_done(done)
-            self.stats.note(done.finish_reason, done.timing, done.usage)
+            self.stats.note(done.finish_reason, done.timing, done.usage, "".join(said))
             yield done
+
+    async def _admit(self, request: ChatRequest) -> None:
+        """Refuse what will not be answered, before it waits for that."""
+        if self._is_draining:
+            raise DrainingError("the node ends what it has in hand, and takes nothing new")
+        if self.state == "failed":
+            await self._engine.ready()  # says why
+        self._check_model(request)
 
     def _check_model(self, request: ChatRequest) -> None:
         names = [model.id for model in self.models]
@@ -187,82 +211,50 @@ class QueuedEngine:
                 param="model",
             )
 
-    @contextmanager
-    def _turn(self, request: ChatRequest) -> Iterator[_Turn]:
-        turn = _Turn((-request.priority, next(self._arrivals)))
-        if self._running and request.preempt and turn.priority > self._running.priority:
-            self._running.gate.close()
-            self._paused.append(self._running)
-            self._running = None
-        elif self._running and len(self._waiting) >= self._limit:
-            raise QueueFullError(
-                f"{len(self._waiting)} requests are waiting, which is as many as may",
-                retry_after_s=self._retry_after_s(),
-            )
-        bisect.insort(self._waiting, turn)
-        self._call_next()
-        try:
-            yield turn
-        finally:
-            self._leave(turn)
-
-    def _leave(self, turn: _Turn) -> None:
-        if self._running is turn:
-            self._running = None
-        elif turn in self._paused:
-            self._paused.remove(turn)
-        else:
-            self._waiting.remove(turn)
-        self._call_next()
-
-    def _call_next(self) -> None:
-        """Give the turn to whoever it is due to, if it is free, and tell the others their places.
-
-        It is taken here and not when the request wakes, so that no newcomer slips in between.
-        """
-        if not self._running:
-            if self._paused and not (
-                self._waiting and self._waiting[0].priority > self._paused[-1].priority
-            ):
-                self._running = self._paused.pop()
-                self._running.gate.open()
-            elif self._waiting:
-                self._running = self._waiting.pop(0)
-                self._running.move_to(0)
-        self.stats.num_waiting = len(self._waiting)
-        self.stats.num_running = len(self._paused) + bool(self._running)
-        for place, turn in enumerate(self._waiting, 1):
-            turn.move_to(place + sum(turn.priority <= paused.priority for paused in self._paused))
-
     async def _wait(
-        self, turn: _Turn, request: ChatRequest, clock: _Clock
+        self, turn: Turn, request: ChatRequest, clock: RequestClock
     ) -> AsyncGenerator[Queued]:
         """Yield the position as it changes, and end when the turn has come and can be used."""
         told = 0
         if turn.position:
-            async with _in_time(request, clock):
+            async with clock.in_time(request):
                 await self._engine.check(request)
         while position := turn.position:
             if position != told:
                 told = position
                 yield Queued(position=position)
-            async with _in_time(request, clock):
+            async with clock.in_time(request):
                 await turn.moved.wait()
             turn.moved.clear()
-        async with _in_time(request, clock):
+        async with clock.in_time(request):
             await self._engine.ready()  # a model that loads keeps one waiting, too
 
-    async def _run(self, turn: _Turn, request: ChatRequest, clock: _Clock) -> AsyncGenerator[Event]:
-        if request.time_budget_s is not None:
-            left_s = request.time_budget_s - (time.monotonic() - clock.accepted)
-            request = request.model_copy(update={"time_budget_s": max(left_s, SHORTEST_BUDGET_S)})
-        async with aclosing(self._engine.generate(request, turn.gate)) as events:
-            async for event in events:
+    async def _run(
+        self, turn: Turn, request: ChatRequest, clock: RequestClock, said: list[str]
+    ) -> AsyncGenerator[Event]:
+        async with aclosing(
+            self._engine.generate(self._limited(request, clock), turn.gate)
+        ) as all_:
+            async for event in all_:
                 clock.note(event, turn.gate.closed_s)
                 self._check_model(request)  # known now, if it was loading before
+                if isinstance(event, Delta):
+                    said.append(event.text)
                 yield event
+                if turn.must_pause and ends_sentence("".join(said)):
+                    self._pause(turn)
 
-    def _end(self, done: Done, clock: _Clock) -> Done:
+    def _limited(self, request: ChatRequest, clock: RequestClock) -> ChatRequest:
+        """Return the request with what is left of its time, and as brief as it must be now."""
+        update: dict[str, float] = {}
+        if request.time_budget_s is not None:
+            left_s = request.time_budget_s - (time.monotonic() - clock.accepted)
+            update["time_budget_s"] = max(left_s, SHORTEST_BUDGET_S)
+        if self._max_tokens is not None:
+            update["max_tokens"] = min(request.max_tokens or self._max_tokens, self._max_tokens)
+        return request.model_copy(update=update) if update else request
+
+    def _end(self, done: Done, clock: RequestClock) -> Done:
         timing = clock.timing(done.usage.completion_tokens)
         self._mean_s += SMOOTHING * (timing.total_s - timing.queue_s - self._mean_s)
         if speed := done.timing.tokens_per_s:  # where text is held back, only the engine knows it
@@ -271,23 +263,7 @@ class QueuedEngine:
 
     def _retry_after_s(self) -> float:
         low, high = RETRY_AFTER_S
-        return round(min(max((len(self._waiting) + 1) * self._mean_s, low), high), 1)
-
-
-@asynccontextmanager
-async def _in_time(request: ChatRequest, clock: _Clock) -> AsyncGenerator[None]:
-    """Give up what keeps a request waiting for longer than it may; not for use around a yield."""
-    limits = [s for s in (request.ttl_s, request.time_budget_s) if s is not None]
-    if not limits:
-        yield
-        return
-    try:
-        async with asyncio.timeout(min(limits) - (time.monotonic() - clock.accepted)):
-            yield
-    except TimeoutError as exc:
-        raise ExpiredError(
-            f"the request waited for {min(limits)} s and its turn did not come"
-        ) from exc
+        return round(min(max((self.num_waiting + 1) * self._mean_s, low), high), 1)
 
 
 def _shown(timing: Timing) -> dict[str, float]:

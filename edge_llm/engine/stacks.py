@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from edge_llm.engine.model import Geometry, ModelDirectory
-from edge_llm.errors import ConfigurationError, ModelError
+from edge_llm.errors import ConfigurationError, DeviceError, EdgeLLMError, ModelError
 from edge_llm.npu.axcl import Axcl, CardGraph, CardMemory, find_axcl
 from edge_llm.npu.axengine import AxEngineSession
 from edge_llm.npu.card import CardStack
@@ -44,6 +44,9 @@ facts 1.12, what the card reports less files and caches)."""
 RESERVE_BYTES = 256 * 2**20
 """Left free, as ax-llm leaves it."""
 MIB = 2**20
+
+SYNC_TIMEOUT_S = 30.0
+"""Also of a first run, in which the card may still make its buffers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +204,7 @@ def _open_card(directory: ModelDirectory, settings: WorkerSettings, report: Repo
         *layers, post = graphs
         geometry = directory.read_geometry(layers, post)
         stack = CardStack(
-            axcl, layers, post, num_slots=plan.num_slots, sync_timeout_s=settings.hang_timeout_s / 2
+            axcl, layers, post, num_slots=plan.num_slots, sync_timeout_s=_sync_timeout_s(settings)
         )
         opened.pop_all()  # the stack gives all of it back
         opened.callback(stack.close)
@@ -210,6 +213,14 @@ def _open_card(directory: ModelDirectory, settings: WorkerSettings, report: Repo
             self_test = _test(stack, directory, geometry, lambda: report(len(files), len(files)))
         opened.pop_all()
     return OpenStack(stack, geometry, f"axcl {axcl.version}, {stack.variant}", "", plan, self_test)
+
+
+def _sync_timeout_s(settings: WorkerSettings) -> float:
+    """Return when queued work is given up: soon enough for the worker to end by itself, not killed.
+
+    It gives up before the core's third word, which is SIGKILL: see ``engine.worker.spawn``.
+    """
+    return SYNC_TIMEOUT_S if settings.hang_timeout_s is None else settings.hang_timeout_s / 2
 
 
 def _test(
@@ -221,9 +232,15 @@ def _test(
     return choose_variant(stack, rows, geometry.groups, report)
 
 
-def _too_big(directory: ModelDirectory, needed: int, memory: CardMemory) -> ModelError:
-    return ModelError(
+def _too_big(directory: ModelDirectory, needed: int, memory: CardMemory) -> EdgeLLMError:
+    """Return what is wrong: with the model, or with what else is in the card's memory.
+
+    The latter may be the remains of a process that was killed; those go with a reboot of the card.
+    """
+    text = (
         f"{directory.path} needs {needed // MIB} MiB of the card's memory, but only "
-        f"{memory.free_bytes // MIB} of {memory.total_bytes // MIB} MiB are free; stop what else "
-        "uses the card, or take a smaller model or a shorter context"
+        f"{memory.free_bytes // MIB} of {memory.total_bytes // MIB} MiB are free; "
     )
+    if needed > memory.total_bytes:
+        return ModelError(f"{text}take a smaller model or a shorter context")
+    return DeviceError(f"{text}stop what else uses the card, or reboot it")

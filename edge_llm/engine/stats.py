@@ -1,9 +1,19 @@
-"""What an engine has done since it was opened, for whoever keeps metrics."""
+"""What an engine has done since it was opened, for whoever tells of it: metrics, health, a page."""
 
+import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from edge_llm.protocol import Timing, Usage
+from edge_llm.errors import EdgeLLMError
+from edge_llm.protocol import (
+    Counts,
+    FaultReport,
+    RecoveryReport,
+    RecoveryStep,
+    Timing,
+    Usage,
+)
 
 __all__ = ["Ended", "EngineStats"]
 
@@ -20,20 +30,109 @@ class Ended:
     """What was answered; for doors that show it, never for a log."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Fault:
+    code: str
+    message: str
+    at: float = field(default_factory=time.monotonic)
+
+
+@dataclass(frozen=True, slots=True)
+class _Recovery:
+    step: RecoveryStep
+    reason: str
+    attempt: int
+    at: float = field(default_factory=time.monotonic)
+
+
 @dataclass(slots=True)
 class EngineStats:
-    """Counts that only grow, what is in hand now, and who wants to hear of each end."""
+    """Counts that only grow, what is in hand now, what went wrong last, and who wants to hear.
+
+    Times are of the monotonic clock, in seconds.
+    """
 
     num_waiting: int = 0
     num_running: int = 0
     num_restarts: int = 0
     """How often a worker process was replaced."""
+    num_recoveries: int = 0
+    """How often the engine was ready again after a failure."""
+    tokens_per_s: float | None = None
+    """Of the latest answer."""
+    attention: str | None = None
+    """What a person should do about the engine; None if nothing."""
+    opened_at: float = field(default_factory=time.monotonic)
     watchers: list[Callable[[Ended], None]] = field(default_factory=list)
+    """Called at each end of a request."""
+    on_change: list[Callable[[], None]] = field(default_factory=list)
+    """Called when the state changes, or a step is taken to recover."""
+    _outcomes: Counter[str] = field(default_factory=Counter)
+    _usage: Counter[str] = field(default_factory=Counter)
+    _fault: _Fault | None = None
+    _recovery: _Recovery | None = None
+    _is_over: bool = True
 
     def note(
         self, outcome: str, timing: Timing, usage: Usage | None = None, text: str = ""
     ) -> None:
         """Tell that a request has ended."""
         ended = Ended(outcome, usage or Usage(), timing, text)
-        for watcher in self.watchers:
+        self._outcomes[outcome] += 1
+        for name in ("prompt_tokens", "cached_tokens", "completion_tokens"):
+            self._usage[name] += getattr(ended.usage, name)
+        if timing.tokens_per_s:
+            self.tokens_per_s = timing.tokens_per_s
+        for watcher in tuple(self.watchers):
             watcher(ended)
+
+    def note_fault(self, fault: EdgeLLMError) -> None:
+        """Take down what went wrong."""
+        self._fault = _Fault(fault.code, fault.message)
+
+    def note_step(self, step: RecoveryStep, reason: str, attempt: int) -> None:
+        """Take down, and tell, what is being done about it."""
+        self._recovery, self._is_over = _Recovery(step, reason, attempt), False
+        self.tell()
+
+    def note_ready(self) -> None:
+        """Take down, and tell, that the engine works, whatever went before."""
+        self.num_recoveries += not self._is_over
+        self._is_over, self.attention = True, None
+        self.tell()
+
+    def tell(self) -> None:
+        """Tell that something has changed that people look at."""
+        for watcher in tuple(self.on_change):
+            watcher()
+
+    def counts(self) -> Counts:
+        """Return all counts, as they go on the wire."""
+        return Counts(
+            requests=dict(self._outcomes),
+            restarts=self.num_restarts,
+            recoveries=self.num_recoveries,
+            **self._usage,
+        )
+
+    def fault(self) -> FaultReport | None:
+        """Return the latest failure, as it goes on the wire."""
+        if (fault := self._fault) is None:
+            return None
+        return FaultReport(code=fault.code, message=fault.message, age_s=_age_s(fault.at))
+
+    def recovery(self) -> RecoveryReport | None:
+        """Return the latest step of a recovery, as it goes on the wire."""
+        if (step := self._recovery) is None:
+            return None
+        return RecoveryReport(
+            step=step.step,
+            reason=step.reason,
+            attempt=step.attempt,
+            age_s=_age_s(step.at),
+            is_over=self._is_over,
+        )
+
+
+def _age_s(at: float) -> float:
+    return round(time.monotonic() - at, 1)

@@ -130,6 +130,11 @@ class MqttConnection:
         return time.monotonic() - self._link.since if self.is_connected else 0.0
 
     @property
+    def silent_s(self) -> float:
+        """Seconds since paho's thread did anything: tried to connect, heard or confirmed."""
+        return time.monotonic() - self._link.heard_at
+
+    @property
     def connection(self) -> int:
         """Counts the connections; see ``Publication``."""
         return self._link.connection

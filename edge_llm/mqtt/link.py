@@ -107,6 +107,8 @@ class Link:
         self.connected = asyncio.Event()
         self.since = time.monotonic()
         """When it was connected last, or lost."""
+        self.heard_at = time.monotonic()
+        """When paho's thread called last, for whatever reason; it does at each try."""
         self.connection = 0
         """Counts the connections."""
         self.session = 0
@@ -210,6 +212,7 @@ class Link:
             def call() -> None:
                 # Not of one that was replaced meanwhile, nor at the end, where nothing is news.
                 if client is self.client and not self._is_closing:
+                    self.heard_at = time.monotonic()
                     method(*arguments)
 
             self._loop.call_soon_threadsafe(call)

@@ -1,4 +1,4 @@
-"""What a node says of itself, retained: that it is there, what it is, and what it does.
+"""What a node says of itself, retained: that it is there, what it is, what it does, how it is.
 
 The broker publishes the will of a connection that broke, and it may do so late: after the next
 life of this node has said ``online``. So the node listens to its own status, and says it anew
@@ -13,7 +13,7 @@ import structlog
 from edge_llm.engine.interface import Engine
 from edge_llm.mqtt import MqttConnection, Will
 from edge_llm.outgoing import Outgoing
-from edge_llm.protocol import NodeInfo
+from edge_llm.protocol import NodeHealth, NodeInfo
 from edge_llm.topics import Topics
 
 __all__ = ["Presence"]
@@ -22,6 +22,8 @@ log = structlog.get_logger()
 
 ACTIVITY_EVERY_S = 0.2
 CORRECT_EVERY_S = 1.0  # two nodes of one name must not contradict each other faster than this
+HEALTH_EVERY_S = 30.0
+HEALTH_EXPIRY_S = 90  # of a node that is gone; MQTT 5 only
 ONLINE, OFFLINE = b"online", b"offline"  # Home Assistant's default availability payloads
 
 
@@ -32,10 +34,18 @@ class Presence:
         engine: what it does is the node's activity.
         topics: the node's.
         info: what it is; the models are filled in when they are known.
+        report: says how it is.
     """
 
-    def __init__(self, engine: Engine, topics: Topics, info: NodeInfo) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        topics: Topics,
+        info: NodeInfo,
+        report: Callable[[], NodeHealth] | None = None,
+    ) -> None:
         self.info = info
+        self._report = report
         self._engine = engine
         self._topics = topics
         self._announced = ""
@@ -56,6 +66,7 @@ class Presence:
         self._announced = ""
         self._retain(self._topics.status, ONLINE)
         self._announce_info()
+        self.tell_health()
 
     def update(self, **changes: object) -> None:
         """Change what the node says it is, and say so if somebody can hear it."""
@@ -88,6 +99,7 @@ class Presence:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._announce_models(), name="presence.models")
             tasks.create_task(self._announce_activity(), name="presence.activity")
+            tasks.create_task(self._announce_health(), name="presence.health")
 
     def leave(self) -> None:
         """Say that we are gone."""
@@ -105,10 +117,36 @@ class Presence:
     async def _announce_activity(self) -> None:
         while True:
             await self._mqtt.wait_until_connected()
-            if (activity := self._engine.activity) != self._announced:
-                self._announced = activity
-                self._retain(self._topics.activity, activity.encode())
+            self._tell_activity()
             await asyncio.sleep(ACTIVITY_EVERY_S)
 
-    def _retain(self, topic: str, payload: bytes, content_type: str = "text/plain") -> None:
-        self._publish(Outgoing(topic, payload, content_type, qos=1, retain=True))
+    def tell(self) -> None:
+        """Publish what the node does and how it is, if somebody can hear it."""
+        if self._mqtt.is_connected:
+            self._tell_activity()
+        self.tell_health()
+
+    def _tell_activity(self) -> None:
+        if (activity := self._engine.activity) != self._announced:
+            self._announced = activity
+            self._retain(self._topics.activity, activity.encode())
+
+    def tell_health(self) -> None:
+        """Publish how the node is now, if somebody can hear it."""
+        if self._report and self._mqtt.is_connected:
+            health = self._report().model_dump_json().encode()
+            self._retain(self._topics.health, health, "application/json", HEALTH_EXPIRY_S)
+
+    async def _announce_health(self) -> None:
+        while True:
+            await asyncio.sleep(HEALTH_EVERY_S)
+            self.tell_health()
+
+    def _retain(
+        self,
+        topic: str,
+        payload: bytes,
+        content_type: str = "text/plain",
+        expiry_s: int | None = None,
+    ) -> None:
+        self._publish(Outgoing(topic, payload, content_type, qos=1, retain=True, expiry_s=expiry_s))

@@ -21,7 +21,7 @@ from edge_llm.errors import (
 )
 from edge_llm.mqtt import MqttConnection, Publication, Subscription
 from edge_llm.outgoing import Outgoing, ReplyTo
-from edge_llm.protocol import ErrorBody, NodeInfo, is_json
+from edge_llm.protocol import ErrorBody, NodeHealth, NodeInfo, is_json
 from edge_llm.route import Route
 from edge_llm.service.conversations import Conversations
 from edge_llm.service.copies import Copies
@@ -50,10 +50,9 @@ class Service:
         info: what the node says of itself; the models are filled in when they are known.
         store: what outlives a restart.
         rules: personas and buttons.
-        on_command: called with what was published on the command topic.
-
-    Raises:
-        InvalidRequestError: by ``on_command``, for a command that there is not.
+        on_command: called with what was published on the command topic; raises
+            InvalidRequestError for a command that there is not.
+        report: says how the node is, for its health topic; none is published without.
     """
 
     def __init__(
@@ -65,12 +64,13 @@ class Service:
         *,
         rules: Rules,
         on_command: Callable[[str], None],
+        report: Callable[[], NodeHealth] | None = None,
     ) -> None:
         self._engine = engine
         self._settings = settings
         self._on_command = on_command
         self._topics = Topics(settings.prefix, info.node)
-        self._presence = Presence(engine, self._topics, info)
+        self._presence = Presence(engine, self._topics, info, report)
         # What our queue can't hold waits at the broker.
         receive_maximum = info.queue_limit + 1
         self._mqtt = MqttConnection(
@@ -105,6 +105,15 @@ class Service:
         self._engine.prepare([*rules.presets.openings, ()])
         presets = tuple(rules.presets.by_name)
         self._presence.update(presets=presets, default_preset=rules.presets.default)
+
+    def tell(self) -> None:
+        """Publish what the node does and how it is, as that has changed."""
+        self._presence.tell()
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the line to the broker showed a sign of life; tries to connect are some."""
+        return self._mqtt.silent_s
 
     async def run(self) -> None:
         """Serve until cancelled.
@@ -337,4 +346,5 @@ class Service:
             correlation=outgoing.correlation,
             properties=outgoing.properties,
             keep=outgoing.keep,
+            expiry_s=outgoing.expiry_s,
         )

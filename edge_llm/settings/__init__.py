@@ -6,6 +6,7 @@ is refused by name, in the file and in the environment.
 
 from edge_llm.settings.device import DeviceSettings, ThermalSettings
 from edge_llm.settings.engine import (
+    BackupSettings,
     EngineSettings,
     OpenAISettings,
     PacedSettings,
@@ -16,14 +17,16 @@ from edge_llm.settings.home_assistant import HomeAssistantSettings
 from edge_llm.settings.http import ApiKeySettings, HttpSettings
 from edge_llm.settings.load import describe, load_settings
 from edge_llm.settings.log import LogSettings
-from edge_llm.settings.mqtt import ClientSettings, MqttSettings, TlsSettings
+from edge_llm.settings.mqtt import ClientSettings, Command, MqttSettings, TlsSettings
 from edge_llm.settings.recovery import RecoverySettings
 from edge_llm.settings.root import Settings
 from edge_llm.settings.store import SessionSettings, StoreSettings
 
 __all__ = [
     "ApiKeySettings",
+    "BackupSettings",
     "ClientSettings",
+    "Command",
     "DeviceSettings",
     "EngineSettings",
     "HomeAssistantSettings",

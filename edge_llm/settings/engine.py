@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, SecretStr, model_validator
 from edge_llm.section import Section
 
 __all__ = [
+    "BackupSettings",
     "EngineSettings",
     "OpenAISettings",
     "PacedSettings",
@@ -39,16 +40,21 @@ class WorkerSettings(Section):
     """Most conversations whose prefix is kept at a time; fewer if memory is short."""
     self_test: bool = True
     """Find out at load which fast ways of driving the card are right; else take the safe way."""
-    hang_timeout_s: Annotated[float, Field(gt=0)] = 60.0
-    """How long a step may take before the worker is taken for hung, in seconds."""
+    hang_timeout_s: Annotated[float, Field(gt=0)] | None = None
+    """How long a step may take before the worker is taken for hung, in seconds. Measured if not
+    given: 20 times the slowest one so far, from 10 to 60 s; 60 s for the first ones."""
+    load_timeout_s: Annotated[float, Field(gt=0)] = 180.0
+    """How long a file of the model may take to load before the worker is taken for hung, in
+    seconds."""
     threads: Annotated[int, Field(ge=1, le=64)] | None = None
     """CPU threads of the ONNX Runtime; chosen by the size of the model if not given."""
     stop_timeout_s: Annotated[float, Field(gt=0)] = 20.0
     """How long a worker may take to end by itself before it is killed, in seconds."""
-    max_attempts: Annotated[int, Field(ge=1)] = 3
-    """How often one request is begun before it is given up as ``engine_failed``."""
+    max_attempts: Annotated[int, Field(ge=1)] = 2
+    """How often one request is begun before it is given up: once more after a failure."""
     restart_delay_s: Annotated[float, Field(ge=0)] = 0.5
-    """Pause before a dead worker is replaced, in seconds; doubles up to 30 s."""
+    """Pause before a dead worker is replaced, in seconds. Where there is no card to protect it
+    doubles up to a minute; see ``[recovery]``."""
 
 
 class PacedSettings(Section):
@@ -89,6 +95,16 @@ class OpenAISettings(Section):
     429, 5xx); never again after its first token."""
 
 
+class BackupSettings(Section):
+    """What answers while the card needs a person."""
+
+    kind: Literal["none", "worker", "openai"] = "none"
+    """``worker`` runs a model on the CPU, which is small or slow; ``openai`` asks a server."""
+    model: Path | None = None
+    """Model directory with ONNX layers; the built-in model if none is given."""
+    openai: OpenAISettings = OpenAISettings()
+
+
 class EngineSettings(Section):
     """What generates, and what it does where a request says nothing."""
 
@@ -117,12 +133,28 @@ class EngineSettings(Section):
     worker: WorkerSettings = WorkerSettings()
     paced: PacedSettings = PacedSettings()
     openai: OpenAISettings = OpenAISettings()
+    backup: BackupSettings = BackupSettings()
 
     @model_validator(mode="after")
     def _knows_its_server(self) -> Self:
-        if self.kind == "openai" and self.openai.base_url is None:
-            raise ValueError(
-                'kind "openai" needs the address of a server: set engine.openai.base_url, as in '
-                '"http://localhost:8080/v1"'
-            )
+        for name, section in (("engine", self), ("engine.backup", self.backup)):
+            if section.kind == "openai" and section.openai.base_url is None:
+                raise ValueError(
+                    f'kind "openai" needs the address of a server: set {name}.openai.base_url, as '
+                    'in "http://localhost:8080/v1"'
+                )
         return self
+
+    def second(self) -> Self | None:
+        """Return the settings of the engine that answers while the card needs a person, if any."""
+        if self.backup.kind == "none":
+            return None
+        update = {
+            "kind": self.backup.kind,
+            "openai": self.backup.openai,
+            "worker": self.worker.model_copy(
+                update={"model": self.backup.model, "runtime": "onnx", "kv_slots": 1}
+            ),
+            "backup": BackupSettings(),
+        }
+        return self.model_copy(update=update)

@@ -44,6 +44,8 @@ def load_settings(path: Path | None = None, **overrides: object) -> Settings:
         raise ConfigurationError(_describe_variables(exc)) from exc
     except ValueError as exc:  # tomllib's, whose message has line and column
         raise ConfigurationError(f"{path}: {exc}") from exc
+    except RecursionError as exc:
+        raise ConfigurationError(f"{path}: lists or tables are nested too deeply") from exc
 
 
 def describe(exc: ValidationError) -> str:

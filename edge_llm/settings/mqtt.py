@@ -10,9 +10,13 @@ from edge_llm.section import Section, TopicFilter, TopicPrefix
 
 __all__ = [
     "ClientSettings",
+    "Command",
     "MqttSettings",
     "TlsSettings",
 ]
+
+
+Command = Literal["pause", "resume", "drain", "reload", "reboot_card"]
 
 
 class TlsSettings(Section):
@@ -75,5 +79,7 @@ class MqttSettings(Section):
     ``+/reply/#`` if not given."""
     client: tuple[ClientSettings, ...] = ()
     """Limits by device, the first that matches counts: ``[[mqtt.client]]``."""
+    commands: tuple[Command, ...] = ("pause", "resume", "drain", "reload", "reboot_card")
+    """What the node may be told on its command topic; the broker's ACL says by whom."""
     stop_timeout_s: Annotated[float, Field(ge=0)] = 10.0
     """How long an answer that has begun may take to end when the node is stopped, in seconds."""

@@ -6,12 +6,14 @@ id, an answer that was to be streamed comes whole, and some servers never count 
 """
 
 import json
+import math
 from typing import Any
 from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from edge_llm.engine.upstream.errors import error_in_stream
+from edge_llm.engine.upstream.parse import parse_json
 from edge_llm.errors import UpstreamError
 from edge_llm.protocol import (
     Delta,
@@ -25,6 +27,7 @@ from edge_llm.protocol import (
 __all__ = ["ChunkReader"]
 
 END = "[DONE]"
+LEAST_LOGPROB = -9999.0  # as OpenAI says of what can't be; some say -Infinity, which is no JSON
 SHOWN_CHARS = 60  # of what is no JSON
 
 FINISH_REASONS: dict[str, FinishReason] = {
@@ -192,7 +195,7 @@ class ChunkReader:
 
 def _parse(data: str) -> _Chunk:
     try:
-        body = json.loads(data)
+        body = parse_json(data)
     except ValueError as exc:
         raise UpstreamError(f"the server sent what is no JSON: {data[:SHOWN_CHARS]!r}") from exc
     if not isinstance(body, dict) or body.get("error"):
@@ -209,9 +212,9 @@ def _logprobs(sent: _Logprobs | None) -> tuple[TokenLogprob, ...]:
         TokenLogprob(
             token=token.token,
             bytes=_bytes(token),
-            logprob=token.logprob,
+            logprob=_logprob(token),
             top_logprobs=tuple(
-                TopLogprob(token=top.token, bytes=_bytes(top), logprob=top.logprob)
+                TopLogprob(token=top.token, bytes=_bytes(top), logprob=_logprob(top))
                 for top in token.top_logprobs or ()
             ),
         )
@@ -221,3 +224,7 @@ def _logprobs(sent: _Logprobs | None) -> tuple[TokenLogprob, ...]:
 
 def _bytes(token: _TopToken) -> tuple[int, ...]:
     return tuple(token.token.encode(errors="replace") if token.bytes is None else token.bytes)
+
+
+def _logprob(token: _TopToken) -> float:
+    return token.logprob if math.isfinite(token.logprob) else LEAST_LOGPROB

@@ -6,7 +6,6 @@ lost; one that refuses the connection is.
 """
 
 import asyncio
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -16,6 +15,7 @@ import structlog
 
 from edge_llm.engine.interface import EngineState
 from edge_llm.engine.upstream.errors import AgainError, error_of_status, lasting
+from edge_llm.engine.upstream.parse import parse_json
 from edge_llm.errors import EdgeLLMError, UpstreamError
 from edge_llm.protocol import ModelInfo
 from edge_llm.settings import OpenAISettings
@@ -163,7 +163,7 @@ class UpstreamServer:
         body: object = (await response.content.read(MAX_ERROR_BYTES)).decode(errors="replace")
         response.close()
         with suppress(ValueError):
-            body = json.loads(str(body))
+            body = parse_json(str(body))
         return error_of_status(response.status, body, str(response.url), response.headers)
 
     def _choose(self, listed: list[dict[str, Any]] | None) -> ModelInfo | None:
@@ -214,7 +214,7 @@ class UpstreamServer:
 def _models_in(text: str) -> list[dict[str, Any]]:
     """Return the models of a list, however it is wrapped; whatever has no id is none."""
     try:
-        body = json.loads(text)
+        body = parse_json(text)
     except ValueError:
         return []
     models = body.get("data") if isinstance(body, dict) else body
@@ -246,4 +246,4 @@ def _model_info(told: Mapping[str, Any], max_tokens: int) -> ModelInfo:
 def _first_number(told: Mapping[str, Any], names: tuple[str, ...]) -> int:
     """Return the first that is a number; 0 if nothing was told."""
     numbers = (told.get(name) for name in names)
-    return next((number for number in numbers if isinstance(number, int) and number > 0), 0)
+    return next((number for number in numbers if type(number) is int and number > 0), 0)

@@ -1,4 +1,4 @@
-"""The worker process seen from the core: started, watched, replaced.
+"""The worker process as an engine: requests go through it, across its deaths and pauses.
 
 A request that was in hand when its worker died goes on in the next one: the tokens that came are
 handed over, so the text continues where it stopped and nothing of it is said twice. A request that
@@ -6,173 +6,118 @@ is paused is taken back in the same way, and goes on in the same worker, which s
 rows if it has slots enough. For that, each request has a seed, also when its sender gave none.
 """
 
-import asyncio
 import contextlib
-import signal
-import socket
-import sys
-import time
-from asyncio.subprocess import Process
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Sequence
 
 import structlog
 
+from edge_llm.device.card import CardControl
 from edge_llm.engine.gate import Gate
 from edge_llm.engine.interface import EngineState
 from edge_llm.engine.stats import EngineStats
-from edge_llm.engine.worker.frames import (
-    FROM_WORKER,
-    Checked,
-    Failed,
-    GivenUp,
-    Happened,
-    Loading,
-    Prepare,
-    Ready,
-    Start,
-)
 from edge_llm.engine.worker.link import Link, PausedError, WorkerDiedError
 from edge_llm.engine.worker.progress import Progress, TimeUpError
-from edge_llm.errors import EdgeLLMError, EngineFailedError
-from edge_llm.protocol import ChatRequest, Done, Event, Message, ModelInfo
-from edge_llm.settings import EngineSettings
+from edge_llm.engine.worker.recovery import Recovery
+from edge_llm.engine.worker.supervisor import Supervisor
+from edge_llm.errors import DeviceError, EdgeLLMError, EngineFailedError
+from edge_llm.protocol import ChatRequest, Done, Event, Message, ModelInfo, RecoveryStep
+from edge_llm.settings import EngineSettings, RecoverySettings
 
 __all__ = ["WorkerEngine"]
 
 log = structlog.get_logger()
 
-LONGEST_RESTART_DELAY_S = 30.0
-LOADING_LOG_EVERY_S = 5.0
-# Bytes; a delta of hundreds of tokens that must come, with what is told of 21 for each, has 1 MB.
-LINE_LIMIT = 2**22
-
 
 class WorkerEngine:
-    """An engine in a process of its own; ``run`` keeps that process alive."""
+    """An engine in a process of its own; ``run`` keeps that process alive.
 
-    def __init__(self, settings: EngineSettings, stats: EngineStats | None = None) -> None:
+    Args:
+        settings: of the engine.
+        stats: what is counted and told.
+        recovery: how often what is tried when it fails.
+        card: what can be done to the card, if it runs on one.
+    """
+
+    def __init__(
+        self,
+        settings: EngineSettings,
+        stats: EngineStats | None = None,
+        recovery: RecoverySettings | None = None,
+        card: CardControl | None = None,
+    ) -> None:
         self._settings = settings
-        self._stats = stats or EngineStats()
-        self._models: tuple[ModelInfo, ...] = ()
-        self._state: EngineState = "loading"
-        self._link: asyncio.Future[Link] = asyncio.get_running_loop().create_future()
-        self._beginnings = Prepare(conversations=((),))
-        self._loaded: tuple[int, int] | None = None
-        self._logged_at = time.monotonic()
+        stats, recovery = stats or EngineStats(), recovery or RecoverySettings()
+        self._supervisor = Supervisor(
+            settings,
+            stats,
+            Recovery(recovery, settings.worker, card, stats),
+            recovery.keepalive_s,
+        )
 
     @property
     def state(self) -> EngineState:
-        """Loading, ready, or recovering from a death."""
-        return self._state
+        """How the process is; ``failed`` when a person is needed."""
+        return self._supervisor.state
 
     @property
     def activity(self) -> str:
         """Idle, or how far the loading of the model is; see ``Engine.activity``."""
-        if self._state == "ready":
+        if self.state == "ready":
             return "idle"
-        return "loading {}/{}".format(*self._loaded) if self._loaded else self._state
+        if self.state == "loading" and (loaded := self._supervisor.loaded):
+            return "loading {}/{}".format(*loaded)
+        return self.state
+
+    @property
+    def progress_at(self) -> float:
+        """When the loading went on last, on the monotonic clock in seconds."""
+        return self._supervisor.progress_at
+
+    @property
+    def overdue_s(self) -> float:
+        """By how long whatever should have come next is late, in seconds; 0 as a rule."""
+        return self._supervisor.overdue_s
 
     @property
     def models(self) -> tuple[ModelInfo, ...]:
         """The one model of the worker; empty until it is loaded for the first time."""
-        return self._models
+        return self._supervisor.models
 
     async def ready(self) -> tuple[ModelInfo, ...]:
         """Wait for the worker; see ``Engine.ready``."""
-        await asyncio.shield(self._link)
-        return self._models
+        await self._supervisor.open_link()
+        return self.models
 
     @property
     def pid(self) -> int | None:
         """The process id of a worker that is ready."""
-        return self._link.result().process.pid if self._is_ready() else None
-
-    def _is_ready(self) -> bool:
-        return self._link.done() and not self._link.exception()
+        link = self._supervisor.link
+        return link.process.pid if link else None
 
     async def run(self) -> None:
         """Start the worker, and replace it when it dies, until cancelled.
 
         Raises:
-            ModelError: the model can't be loaded and has never been.
+            ConfigurationError: the model can't be loaded and has never been.
         """
-        delay = self._settings.worker.restart_delay_s
-        while True:
-            async with _start_process(self._settings.worker.stop_timeout_s) as started:
-                process, reader, writer = started
-                link = Link(process, writer, self._settings.worker.hang_timeout_s)
-                link.send(Start(settings=self._settings))
-                try:
-                    await self._listen(reader, link)
-                finally:
-                    link.end(WorkerDiedError())
-                    self._end_link()
-            if self._state == "ready":
-                self._state = "recovering"
-                delay = self._settings.worker.restart_delay_s
-            elif not self._models and self._link.done() and (error := self._link.exception()):
-                raise error
-            self._stats.num_restarts += 1
-            log.warning("worker.died", exit_code=process.returncode, restart_in_s=delay)
-            await asyncio.sleep(delay)
-            delay = min(delay * 2, LONGEST_RESTART_DELAY_S)
+        await self._supervisor.run()
 
-    async def _listen(self, reader: asyncio.StreamReader, link: Link) -> None:
-        with contextlib.suppress(ConnectionResetError):
-            while (line := await reader.readline()).endswith(b"\n"):  # else it died in mid-line
-                match FROM_WORKER.validate_json(line):
-                    case Happened(id=request_id, event=event):
-                        link.hear(request_id, event)
-                    case Checked(id=number, error=wrong):
-                        link.hear_check(number, wrong.to_error() if wrong else None)
-                    case GivenUp(id=request_id):
-                        link.hear(request_id, None)
-                    case Failed(id=None, error=body):
-                        self._set_link(body.to_error())
-                    case Failed(id=int(request_id), error=body):
-                        link.hear(request_id, body.to_error())
-                    case Loading(done=done, total=total):
-                        self._note_loading(done, total)
-                    case Ready(models=models, loaded=loaded):
-                        self._models = models
-                        self._state, self._loaded = "ready", None
-                        link.send(self._beginnings)
-                        log.info(
-                            "model.loaded", **models[0].model_dump(exclude_none=True), **loaded
-                        )
-                        self._set_link(link)
+    def pace(self, duty: float) -> None:
+        """Work for a part of the time only, 0 to 1, and rest between two steps."""
+        self._supervisor.pace(duty)
 
-    def _note_loading(self, done: int, total: int) -> None:
-        """Big models take minutes: say so now and then, but not for one that takes a second."""
-        self._loaded = (done, total)
-        if time.monotonic() - self._logged_at >= LOADING_LOG_EVERY_S:
-            self._logged_at = time.monotonic()
-            log.info("model.loading", done=done, total=total)
-
-    def _set_link(self, value: Link | EdgeLLMError) -> None:
-        if self._link.done():
-            self._link = asyncio.get_running_loop().create_future()
-        if isinstance(value, Link):
-            self._link.set_result(value)
-        else:
-            self._link.set_exception(value)
-            self._link.exception()  # it is not lost if nobody waits for it
-
-    def _end_link(self) -> None:
-        if self._is_ready():
-            self._link = asyncio.get_running_loop().create_future()
+    def order(self, step: RecoveryStep, reason: str) -> None:
+        """Replace the worker after the step that it is in; what it had in hand goes on after."""
+        self._supervisor.order(step, reason)
 
     def prepare(self, conversations: Sequence[Sequence[Message]]) -> None:
         """Have each worker keep these beginnings ready; see ``Engine.prepare``."""
-        self._beginnings = Prepare(conversations=tuple(map(tuple, conversations)))
-        if self._is_ready():
-            self._link.result().send(self._beginnings)
+        self._supervisor.prepare(conversations)
 
     async def check(self, request: ChatRequest) -> None:
         """Have the worker look at a request, between two steps; see ``PausableEngine.check``."""
-        link = self._link.result() if self._is_ready() else None
-        if link and not link.is_dead and (error := await link.check(request)):
+        link = self._supervisor.link
+        if link and (error := await link.check(request)):
             raise error
 
     async def generate(
@@ -183,12 +128,31 @@ class WorkerEngine:
         Raises:
             ExpiredError: the time budget was over, and nothing had been said.
             EngineFailedError: the worker died ``max_attempts`` times on this request.
-            ModelError: a worker was replaced, and the new one can't load the model.
+            DeviceError: the card failed as often.
+            DeviceUnavailableError: there is no worker any more, and no step left to get one.
         """
         gate = gate or Gate()
         progress = Progress(request)
-        num_deaths = 0
-        while num_deaths < self._settings.worker.max_attempts:
+        for number in range(1, self._settings.worker.max_attempts + 1):
+            try:
+                async with contextlib.aclosing(self._go_on(progress, gate)) as events:
+                    async for event in events:
+                        yield event
+            except (WorkerDiedError, EdgeLLMError) as exc:
+                fault = _fault_of_engine(exc)
+                if fault is None:
+                    raise
+                log.warning(
+                    "request.interrupted", completion_tokens=len(progress.token_ids), fault=fault
+                )
+                if number == self._settings.worker.max_attempts:
+                    raise _last(exc, number) from exc
+            else:
+                return
+
+    async def _go_on(self, progress: Progress, gate: Gate) -> AsyncGenerator[Event]:
+        """Yield what is news, until the end; a pause is no end."""
+        while True:
             try:
                 async with contextlib.aclosing(self._attempt(progress, gate)) as events:
                     async for event in events:
@@ -196,12 +160,8 @@ class WorkerEngine:
                             yield news
             except PausedError:
                 log.debug("request.paused", completion_tokens=len(progress.token_ids))
-            except WorkerDiedError:
-                num_deaths += 1
-                log.warning("request.interrupted", completion_tokens=len(progress.token_ids))
             else:
                 return
-        raise EngineFailedError(f"the worker died {num_deaths} times on this request")
 
     async def _attempt(self, progress: Progress, gate: Gate) -> AsyncGenerator[Event]:
         """Yield what a worker says until it has said all, or until the time budget is over."""
@@ -228,51 +188,20 @@ class WorkerEngine:
         """Wait until the gate is open and a worker is there."""
         while True:
             await gate.wait_until_open()
-            link = await asyncio.shield(self._link)
-            if link.is_dead:
-                self._end_link()
-            elif gate.is_open:
+            link = await self._supervisor.open_link()
+            if gate.is_open:
                 return link
 
 
-@asynccontextmanager
-async def _start_process(
-    stop_timeout_s: float,
-) -> AsyncIterator[tuple[Process, asyncio.StreamReader, asyncio.StreamWriter]]:
-    ours, theirs = socket.socketpair()
-    with theirs:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "edge_llm.engine.worker.process",
-            str(theirs.fileno()),
-            pass_fds=[theirs.fileno()],
-            stdin=asyncio.subprocess.DEVNULL,
-            start_new_session=True,  # a Ctrl-C in the terminal is for us; we tell the worker
-        )
-    reader, writer = await asyncio.open_connection(sock=ours, limit=LINE_LIMIT)
-    try:
-        yield process, reader, writer
-    finally:
-        writer.close()
-        ending = asyncio.ensure_future(_end_process(process, stop_timeout_s))
-        try:
-            await asyncio.shield(ending)
-        except asyncio.CancelledError:  # a stop while a hung worker is being ended
-            await ending
-            raise
+def _fault_of_engine(exc: WorkerDiedError | EdgeLLMError) -> str | None:
+    """Return what failed, if it is no fault of the request, which may then be run again."""
+    if isinstance(exc, WorkerDiedError):
+        return "worker_died"
+    is_ours = isinstance(exc, DeviceError) or type(exc) is EdgeLLMError
+    return exc.code if is_ours else None
 
 
-async def _end_process(process: Process, timeout_s: float) -> None:
-    """Let the worker end by itself; ask; only then kill.
-
-    Killing a process in mid-execute is the best documented way to hang the card (woolcoxm,
-    Axera-AX8850-GGUF-Support), so each wait is long.
-    """
-    for signal_number in (None, signal.SIGTERM, signal.SIGKILL):
-        if signal_number and process.returncode is None:
-            log.warning("worker.signalled", signal=signal_number.name, after_s=timeout_s)
-            process.send_signal(signal_number)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(process.wait(), timeout_s)
-            return
+def _last(exc: WorkerDiedError | EdgeLLMError, number: int) -> EdgeLLMError:
+    if isinstance(exc, EdgeLLMError):
+        return exc
+    return EngineFailedError(f"the worker died {number} times on this request")

@@ -23,7 +23,10 @@ __all__ = [
     "GivenUp",
     "Happened",
     "Loading",
+    "Pace",
     "Prepare",
+    "Probe",
+    "Probed",
     "Ready",
     "Start",
     "ToWorker",
@@ -78,6 +81,20 @@ class Prepare(Frame):
     conversations: tuple[tuple[Message, ...], ...]
 
 
+class Probe(Frame):
+    """Compute one token, to see whether that works; answered with ``Probed``, or ``Failed``."""
+
+    type: Literal["probe"] = "probe"
+    id: int
+
+
+class Pace(Frame):
+    """Work only for a part of the time from now on: rest after each step."""
+
+    type: Literal["pace"] = "pace"
+    duty: float
+
+
 class Loading(Frame):
     """Progress of loading, in files."""
 
@@ -111,6 +128,13 @@ class Checked(Frame):
     error: ErrorBody | None = None
 
 
+class Probed(Frame):
+    """A token was computed for nobody."""
+
+    type: Literal["probed"] = "probed"
+    id: int
+
+
 class GivenUp(Frame):
     """A request was cancelled before it ended, and is out of hand."""
 
@@ -126,8 +150,8 @@ class Failed(Frame):
     error: ErrorBody
 
 
-ToWorker = Start | Generate | Check | Cancel | Prepare
-FromWorker = Loading | Ready | Happened | Checked | GivenUp | Failed
+ToWorker = Start | Generate | Check | Cancel | Prepare | Probe | Pace
+FromWorker = Loading | Ready | Happened | Checked | Probed | GivenUp | Failed
 
 TO_WORKER: TypeAdapter[ToWorker] = TypeAdapter(Annotated[ToWorker, Field(discriminator="type")])
 FROM_WORKER: TypeAdapter[FromWorker] = TypeAdapter(

@@ -29,7 +29,10 @@ from edge_llm.engine.worker.frames import (
     GivenUp,
     Happened,
     Loading,
+    Pace,
     Prepare,
+    Probe,
+    Probed,
     Ready,
     Start,
     encode,
@@ -45,7 +48,7 @@ IDLE_AFTER_S = 0.05  # the next of those that wait is sent when the one before h
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    frame: Start | Prepare | Generate | Check
+    frame: Start | Prepare | Generate | Check | Probe
     arrived: float = field(default_factory=time.monotonic)
 
 
@@ -61,6 +64,8 @@ class _Worker:
         self._cancelled: set[int] = set()
         self._last_done = 0  # requests come with rising ids, and run in that order
         self._stopping = False
+        self._duty = 1.0
+        self._news = threading.Event()  # ends a rest
 
     def run(self) -> None:
         """Load, then answer requests until the stream ends."""
@@ -89,14 +94,18 @@ class _Worker:
                 if isinstance(frame, Cancel):
                     if frame.id > self._last_done:  # else it came too late
                         self._cancelled.add(frame.id)
+                elif isinstance(frame, Pace):
+                    self._duty = frame.duty
                 else:
                     if isinstance(frame, Check):
                         self._checks.put(frame)
                     self._jobs.put(_Job(frame))  # of a check it wakes only whoever waits
+                self._news.set()
         self._stop()
 
     def _stop(self) -> None:
         self._stopping = True
+        self._news.set()
         self._jobs.put(None)  # SimpleQueue.put may be called from a signal handler
 
     def _load(self, settings: EngineSettings) -> LocalEngine | None:
@@ -118,11 +127,14 @@ class _Worker:
     def _serve(self, engine: LocalEngine) -> None:
         while job := self._next_job(engine):
             self._check_all(engine)
+            is_well = True
             if isinstance(job.frame, Prepare):
                 engine.prepare(job.frame.conversations)
-            elif isinstance(job.frame, Generate) and not self._answer(
-                engine, job.frame, job.arrived
-            ):
+            elif isinstance(job.frame, Probe):
+                is_well = self._probe(engine, job.frame)
+            elif isinstance(job.frame, Generate):
+                is_well = self._answer(engine, job.frame, job.arrived)
+            if not is_well:
                 break
 
     def _next_job(self, engine: LocalEngine) -> _Job | None:
@@ -130,26 +142,50 @@ class _Worker:
         with contextlib.suppress(queue.Empty):
             return self._jobs.get(timeout=IDLE_AFTER_S)
         with contextlib.suppress(EdgeLLMError):  # nobody asked for it; a request will tell
-            for _ in engine.settle():
-                if self._stopping or not self._jobs.empty():
-                    break
+            if self._duty == 1:  # else the card is to rest
+                for _ in engine.settle():
+                    if self._stopping or not self._jobs.empty():
+                        break
         return self._jobs.get()
+
+    def _probe(self, engine: LocalEngine, probe: Probe) -> bool:
+        """Compute a token for nobody; return whether the device is still of use."""
+        try:
+            engine.probe()
+        except EdgeLLMError as exc:
+            self._send(Failed(id=probe.id, error=ErrorBody.from_error(exc)))
+            return not isinstance(exc, DeviceLostError)
+        self._send(Probed(id=probe.id))
+        return True
+
+    def _rest(self, step_s: float) -> None:
+        """Let the card cool after a step, for as long as the pace asks; news from the core end it.
+
+        A step of a hot card's takes a part of a second, so nobody waits long for a cancel.
+        """
+        if self._duty < 1:
+            self._news.clear()
+            self._news.wait(step_s * (1 / self._duty - 1))
 
     def _answer(self, engine: LocalEngine, job: Generate, arrived: float) -> bool:
         """Answer a request; return whether another one can be answered after it."""
         try:
+            began = time.monotonic()
             for event in engine.generate(job.request, job.resume, arrived):
+                step_s = time.monotonic() - began
                 if self._stopping or job.id in self._cancelled:
                     self._send(GivenUp(id=job.id))
                     break
                 self._send(Happened(id=job.id, event=event))  # also when nothing was said: a sign
                 self._check_all(engine)
+                self._rest(step_s)
+                began = time.monotonic()
         except DeviceLostError as exc:
             self._send(Failed(id=job.id, error=ErrorBody.from_error(exc)))
             return False
         except EdgeLLMError as exc:
             self._send(Failed(id=job.id, error=ErrorBody.from_error(exc)))
-        except OSError:
+        except (OSError, MemoryError):  # the core is gone; or this process has become too large
             raise
         except Exception:  # noqa: BLE001 - the boundary of a request: the next one may be well
             traceback.print_exc()
