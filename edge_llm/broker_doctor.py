@@ -12,7 +12,7 @@ from contextlib import suppress
 
 from edge_llm.errors import EdgeLLMError
 from edge_llm.mqtt import MqttConnection, Subscription
-from edge_llm.settings import Settings
+from edge_llm.settings import Settings, find_exposures
 from edge_llm.topics import Topics
 
 __all__ = ["examine_broker"]
@@ -25,6 +25,8 @@ NUM_PROBES = 128
 
 async def examine_broker(settings: Settings) -> AsyncIterator[tuple[str, str]]:
     """Yield findings, each with its heading; none of them changes anything at the broker."""
+    for exposure in find_exposures(settings):
+        yield "exposed", f"{exposure.reason}: {exposure.do}"
     mqtt = settings.mqtt
     where = f"{mqtt.host}:{mqtt.port}"
     name = f"edge-llm-doctor-{secrets.token_hex(4)}"

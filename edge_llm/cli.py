@@ -1,4 +1,4 @@
-"""The commands: serve, demo, ask, watch, http, api-key, doctor, export."""
+"""The commands: serve, demo, ask, watch, http, api-key, doctor, export, home-assistant."""
 
 import argparse
 import asyncio
@@ -37,6 +37,7 @@ A language model for art installations: MQTT in, generated text out.
   edge-llm api-key NAME             make a key for HTTP, and the lines of settings that let it in
   edge-llm doctor --model DIR       say what a model needs, and how fast it will be
   edge-llm export HF_DIR OUT        make a model directory of Hugging Face weights (Qwen2, Qwen3)
+  edge-llm home-assistant --remove  take this node out of Home Assistant
 """
 
 SETTINGS_HELP = """\
@@ -96,6 +97,7 @@ def _make_parser() -> argparse.ArgumentParser:
         _add_api_key,
         _add_doctor,
         _add_export,
+        _add_home_assistant,
     ):
         add(commands)
     return parser
@@ -232,6 +234,23 @@ def _add_export(commands: Any) -> None:
     export.add_argument("--name", help="what the model is called; HF_DIR's name otherwise")
     export.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     export.set_defaults(command=_export)
+
+
+def _add_home_assistant(commands: Any) -> None:
+    home_assistant = commands.add_parser(
+        "home-assistant",
+        help="take a node out of Home Assistant",
+        description="Take a node out of Home Assistant: its announcement is cleared at the broker, "
+        "and the device goes with its entities. Before that, set enabled = false in "
+        "[home_assistant] and restart the node, or it announces itself again.",
+    )
+    _add_config(home_assistant)
+    _add_broker(home_assistant)
+    home_assistant.add_argument(
+        "--node", metavar="NAME", help="the node to remove; this one if not given"
+    )
+    home_assistant.add_argument("--remove", action="store_true", required=True, help="remove it")
+    home_assistant.set_defaults(command=_home_assistant)
 
 
 def _add_broker(parser: argparse.ArgumentParser) -> None:
@@ -403,6 +422,27 @@ def _export(args: argparse.Namespace) -> int:
     )
     print(f"{args.out} is ready; serve it with: edge-llm serve --model {args.out}")
     return 0
+
+
+def _home_assistant(args: argparse.Namespace) -> int:
+    settings = load_settings(
+        args.config, mqtt=_given(host=args.host, port=args.port), **_given(node=args.node)
+    )
+    set_up_log(settings.log.model_copy(update={"level": "warning"}))
+    return _run_until_signalled(_remove_from_home_assistant(settings), interrupted=130)
+
+
+async def _remove_from_home_assistant(settings: Settings) -> None:
+    from bridges.home_assistant import remove_from_home_assistant
+
+    is_gone = await remove_from_home_assistant(
+        settings.home_assistant, settings.mqtt, settings.node
+    )
+    where = f"at {settings.mqtt.host}:{settings.mqtt.port}"
+    if is_gone:
+        print(f"{settings.node} is removed from Home Assistant {where}")
+    else:
+        print(f"there is nothing to remove: {settings.node} is not announced {where}")
 
 
 def _run_until_signalled(main: Coroutine[Any, Any, None], *, interrupted: int = 0) -> int:

@@ -1,5 +1,6 @@
 """A section of the settings: frozen, strict about names, each field with a line of its own."""
 
+import ipaddress
 import re
 from typing import Annotated
 
@@ -7,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from edge_llm.topics import explain_bad_filter
 
-__all__ = ["Section", "TopicFilter", "TopicLevel", "TopicPrefix"]
+__all__ = ["Section", "TopicFilter", "TopicLevel", "TopicPrefix", "is_loopback"]
 
 MAX_PREFIX_CHARS = 128
 """What comes behind it must have room in a topic, too."""
@@ -45,3 +46,11 @@ TopicPrefix = Annotated[str, AfterValidator(_topic_prefix)]
 """One or several plain levels."""
 TopicFilter = Annotated[str, AfterValidator(_topic_filter)]
 """What can be subscribed to."""
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only programs of this machine can be behind a host, or reach an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -63,9 +63,9 @@ class Topics:
 
     def session(self, topic: str) -> str | None:
         """Return the session that a topic resets, if it is one that does."""
-        levels = topic.removeprefix(f"{self.prefix}/session/").split("/")
-        is_reset = topic != levels[0] and len(levels) == 2 and levels[1] == "reset"
-        return levels[0] if is_reset else None
+        begin = f"{self.prefix}/session/"
+        session, _, below = topic.removeprefix(begin).partition("/")
+        return session if topic.startswith(begin) and below == "reset" else None
 
     def request_id(self, topic: str) -> str:
         """Return the id in a request or cancel topic.
@@ -81,6 +81,8 @@ class Topics:
             raise InvalidIdError(f"the request id has more than {MAX_ID_CHARS} characters")
         if not request_id.isprintable():
             raise InvalidIdError("the request id has control characters")
+        if any(char in request_id for char in "+#"):  # no broker should let that through
+            raise InvalidIdError("the request id has a wildcard")
         if len(levels) > 1 and levels[1] in RESERVED_LEVELS:
             raise InvalidIdError(f"the second level of a request id may not be {levels[1]!r}")
         return request_id

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.programs import do_without, one_at_a_time, require_program
+from tests.pythons import find_uv, require_interpreter
 
 __all__ = ["require_node_modules", "require_python"]
 
@@ -17,19 +18,28 @@ CACHE = Path(os.environ.get("TEST_ENVIRONMENTS") or ROOT / ".cache" / "real_clie
 TIMEOUT_S = 100.0
 
 
-def require_python(requirements: Path) -> Path:
+def require_python(requirements: Path, *, version: str | None = None, only: bool = False) -> Path:
     """Return an interpreter with these packages, and install them if that is allowed.
 
     Without them the test is skipped; with CI=true it fails.
+
+    Args:
+        requirements: the file that lists them.
+        version: of Python, if it must be another one than ours.
+        only: these packages and none that they ask for.
     """
-    uv = shutil.which("uv") or str(Path(sys.executable).parent / "uv")
-    directory = _directory(requirements.stem, requirements.read_bytes() + sys.version.encode())
+    uv = find_uv()
+    base = require_interpreter(version, CACHE) if version else sys.executable
+    made_of = requirements.read_bytes() + (base if version else sys.version).encode()
+    directory = _directory(requirements.stem, made_of)
     python = directory / "bin" / "python"
     # Nobody has ten minutes to compile what has no wheel.
     install = [uv, "pip", "install", "--quiet", "--only-binary", ":all:", "--python", str(python)]
+    if only:
+        install.append("--no-deps")
     _make(
         directory,
-        [uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(directory)],
+        [uv, "venv", "--quiet", "--clear", "--python", base, str(directory)],
         [*install, "--requirement", str(requirements)],
     )
     return python

@@ -35,7 +35,8 @@ def test_it_says_its_version() -> None:
 
 def test_help_teaches_every_command_and_how_to_set_things() -> None:
     text = run("--help").stdout
-    for command in ("serve", "demo", "ask", "watch", "http", "api-key", "doctor", "export"):
+    names = ("serve", "demo", "ask", "watch", "http", "api-key", "doctor", "export")
+    for command in (*names, "home-assistant"):
         assert f"edge-llm {command}" in text
         assert run(command, "--help").returncode == 0
     assert "EDGE_LLM_MQTT__HOST" in text

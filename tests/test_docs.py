@@ -41,9 +41,21 @@ def test_every_error_code_is_documented_and_no_other() -> None:
 def test_every_command_of_the_readme_exists() -> None:
     text = (ROOT / "README.md").read_text()
     commands = set(
-        re.findall(r"edge-llm (serve|demo|ask|watch|http|api-key|doctor|export)\b", text)
+        re.findall(
+            r"edge-llm (serve|demo|ask|watch|http|api-key|doctor|export|home-assistant)\b", text
+        )
     )
-    assert commands == {"serve", "demo", "ask", "watch", "http", "api-key", "doctor", "export"}
+    assert commands == {
+        "serve",
+        "demo",
+        "ask",
+        "watch",
+        "http",
+        "api-key",
+        "doctor",
+        "export",
+        "home-assistant",
+    }
     help_text = _make_parser().format_help()
     assert all(f"edge-llm {command}" in help_text for command in commands)
 

@@ -242,3 +242,19 @@ def test_a_chunk_without_enough_history_is_not_used() -> None:
     list(model.runner.prefill(prompt))
     assert model.take_calls() == [(1, 255)] * 10
     check_like_new(model.runner, prompt)
+
+
+def test_a_probe_leaves_no_trace() -> None:
+    runner = FakeModel(GROUPS).runner
+    runner.probe()  # before there is any row
+    complete(runner, PROMPT, 5)
+    cached = list(runner.cached_ids)
+    runner.probe()
+    assert runner.cached_ids == cached
+    assert runner.shared_prefix_len([*cached, 1]) == len(cached)
+    check_like_new(runner, PROMPT)
+    longest = [number % 250 for number in range(255)]
+    prefill(runner, longest)
+    assert len(runner.cached_ids) == 255
+    runner.probe()  # where there is no room for one more
+    check_like_new(runner, longest[:200])

@@ -213,7 +213,12 @@ async def test_the_dashboard_shows_metrics_that_exist(
     queue: QueuedEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("edge_llm.device.host._temperature", lambda: 51.0)  # a VM has no sensor
-    monitor = DeviceMonitor(DeviceSettings(axcl_smi=card_tool(tmp_path, "table_busy")))
+    device = tmp_path / "pci" / "0001:01:00.0"
+    device.mkdir(parents=True)
+    (device / "current_link_speed").write_text("5.0 GT/s PCIe\n")
+    (device / "current_link_width").write_text("1\n")
+    settings = DeviceSettings(axcl_smi=card_tool(tmp_path, "table_busy"))
+    monitor = DeviceMonitor(settings, pci=device.parent)
     await monitor.read()
     async with (
         open_http(queue, HttpSettings(port=0), "pi5", queue.stats, monitor) as server,
@@ -232,7 +237,11 @@ async def test_the_dashboard_shows_metrics_that_exist(
 async def test_metrics_tell_the_readings_of_the_device(
     engine: ScriptedEngine, tmp_path: Path
 ) -> None:
-    monitor = DeviceMonitor(DeviceSettings(axcl_smi=card_tool(tmp_path, "table_busy")))
+    # Read whenever it is asked, without the pause between two readings.
+    settings = DeviceSettings.model_construct(
+        axcl_smi=card_tool(tmp_path, "table_busy"), interval_s=0.0
+    )
+    monitor = DeviceMonitor(settings)
     async with (
         open_http(engine, HttpSettings(port=0), "pi5", monitor=monitor) as server,
         aiohttp.ClientSession(server.url) as http,
@@ -254,3 +263,12 @@ async def test_metrics_tell_the_readings_of_the_device(
         [answers] = [name for name in found if name.startswith("edge_llm_card_answers")]
         assert found[answers] == 0
         assert "edge_llm_card_cmm_used_bytes['0']" not in found
+        card_tool(tmp_path, "index_out_of_range")
+        await monitor.read()
+        found = await scrape(http)
+        assert not any(name.startswith("edge_llm_card_answers") for name in found)
+        assert (
+            0
+            < found["edge_llm_device_reading_age_seconds"]
+            < found["edge_llm_card_reading_age_seconds"]
+        )

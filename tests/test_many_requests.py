@@ -148,8 +148,8 @@ def check_nothing_is_left(service: Service, queue: QueuedEngine, engine: Prompte
     assert not service._mqtt._inbox._held
     assert not service._mqtt._inbox._handed_out
     assert service._mqtt._inbox._incoming.empty()
-    assert not queue._waiting
-    assert not queue._running
+    assert not queue._turns._waiting
+    assert not queue._turns._running
     assert engine.num_running == 0
     assert not [t for t in asyncio.all_tasks() if t.get_name().startswith("request.")]
 

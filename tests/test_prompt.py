@@ -203,7 +203,18 @@ def test_a_broken_tokenizer_names_its_folder(tmp_path: Path, text: str) -> None:
     assert "tokenizer.json" in error.value.message
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", "7"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("{", "[1]", "7", "[" * 3000),
+        *(
+            '{"temperature": "hot"}',
+            '{"temperature": NaN}',
+            '{"top_p": 0}',
+            '{"eos_token_id": [[1]]}',
+        ),
+    ],
+)
 def test_a_broken_generation_config_is_named(tmp_path: Path, text: str) -> None:
     write_tokenizer(tmp_path)
     (tmp_path / "generation_config.json").write_text(text)

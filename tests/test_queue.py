@@ -11,7 +11,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from edge_llm.engine.gate import Gate
-from edge_llm.engine.queue import QueuedEngine, _Turn
+from edge_llm.engine.queue import QueuedEngine
+from edge_llm.engine.turns import Turn
 from edge_llm.errors import (
     ContextOverflowError,
     EdgeLLMError,
@@ -82,7 +83,7 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def given(turn: _Turn) -> None:
+async def given(turn: Turn) -> None:
     """Wait until a turn is given, and not a moment longer."""
     for _ in range(40):
         if turn.position == 0:
@@ -281,7 +282,7 @@ async def test_cancelled_in_the_very_moment_the_turn_is_given(gated: Gated) -> N
     engine = queued(gated)
     running, waiting, last = (start(engine, name) for name in "abc")
     await settle()
-    waiting_turn = engine._waiting[0]
+    waiting_turn = engine._turns._waiting[0]
     running.cancel()
     await given(waiting_turn)
     waiting.cancel()  # the turn is its own, but it has not woken yet
@@ -327,7 +328,7 @@ async def test_nobody_slips_in_between(gated: Gated) -> None:
     engine = queued(gated)
     running, waiting = start(engine, "a"), start(engine, "b")
     await settle()
-    turn = engine._waiting[0]
+    turn = engine._turns._waiting[0]
     running.cancel()
     await given(turn)
     newcomer = start(engine, "c")
@@ -661,7 +662,7 @@ async def test_who_waits_goes_before_a_paused_one_of_lower_priority_only(
     others = [start(engine, name, priority=n) for name, n in (("l", 4), ("e", 5), ("h", 6))]
     others.append(start(engine, "X", priority=9, preempt=True))
     await settle()
-    assert [turn.position for turn in engine._waiting] == [1, 3, 4]  # h, (p), e, l
+    assert [turn.position for turn in engine._turns._waiting] == [1, 3, 4]  # h, (p), e, l
     await stepping.grant(20)
     assert stepping.said == "pXhpel"
     await asyncio.gather(paused, *others)
@@ -703,7 +704,7 @@ async def test_a_paused_request_that_is_cancelled_goes_at_once(stepping: Steppin
     await settle()
     await cancel(low)
     assert stepping.num_running == 1
-    assert engine._paused == []
+    assert engine._turns._paused == []
     last = start(engine, "c", priority=1)
     await settle()
     await stepping.grant(20)
@@ -760,8 +761,8 @@ async def test_pauses_and_cancels_at_any_moment_leak_nothing(stepping: Stepping)
         for task in tasks:
             assert task.done()
             assert task.cancelled() or len(text_of(task)) == 3
-        assert not engine._waiting
-        assert not engine._paused
-        assert not engine._running
+        assert not engine._turns._waiting
+        assert not engine._turns._paused
+        assert not engine._turns._running
         assert stepping.num_running == 0
         stepping.steps = asyncio.Semaphore(0)

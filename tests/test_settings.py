@@ -78,6 +78,8 @@ def test_passwords_are_not_shown(tmp_path: Path) -> None:
         ("[mqtt]\nport = 'many'", "mqtt.port"),
         ("[mqtt]\nport = 0", "mqtt.port"),
         ("[mqtt]\nprefix = 'a/+'", "mqtt.prefix: use 1 to 64 letters"),
+        (f"[mqtt]\nprefix = '{'a/' * 600}a'", "mqtt.prefix: use at most 128"),
+        ("a = " + "[" * 1000, "nested too deeply"),
         ("node = 'a/b'", "node: use 1 to 64 letters"),
         ("mqtt = 'broker'", "mqtt"),
         ("[engine]\ntemperature = 3", "engine.temperature"),

@@ -14,7 +14,7 @@ import time
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Generator, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
+from types import SimpleNamespace, TracebackType
 from typing import Any, Self, cast
 
 import pytest
@@ -105,8 +105,14 @@ async def collect(
     return text, done
 
 
+def link_of(engine: WorkerEngine) -> Link:
+    link = engine._supervisor.link
+    assert link
+    return link
+
+
 def process_of(engine: WorkerEngine) -> Process:
-    return engine._link.result().process
+    return link_of(engine).process
 
 
 async def test_a_killed_worker_is_a_pause_and_not_a_change(model_dir: Path) -> None:
@@ -129,7 +135,7 @@ async def test_a_killed_worker_is_a_pause_and_not_a_change(model_dir: Path) -> N
 async def test_a_form_survives_the_death_of_its_worker(model_dir: Path) -> None:
     form = RegexFormat(type="regex", regex="a long beginning that must be[a-z ]{200}, and an end")
     request = ask(response_format=form, temperature=1.0, seed=5, logprobs=True, top_logprobs=20)
-    async with open_worker(model_dir) as engine:
+    async with open_worker(model_dir, max_attempts=3) as engine:
         undisturbed, _ = await collect(engine, request)
         assert re.fullmatch(form.regex, undisturbed)
         text, done = await collect(engine, request, kill_after=[3, 60])
@@ -138,7 +144,7 @@ async def test_a_form_survives_the_death_of_its_worker(model_dir: Path) -> None:
 
 
 async def test_a_worker_may_die_twice_on_one_request(model_dir: Path) -> None:
-    async with open_worker(model_dir) as engine:
+    async with open_worker(model_dir, max_attempts=3) as engine:
         text, done = await collect(engine, ask(temperature=1.0), kill_after=[2, 120])
         assert done.usage.completion_tokens == LONG  # without a seed of its own, too
         assert text
@@ -192,7 +198,7 @@ async def test_a_line_that_death_cut_off_is_not_read(model_dir: Path) -> None:
     reader = asyncio.StreamReader()
     reader.feed_data(encode(Loading(done=1, total=4)) + b'{"type":"happened","id')
     reader.feed_eof()
-    await engine._listen(reader, cast(Link, None))
+    await engine._supervisor._listen(reader, cast(Link, SimpleNamespace(hear_loading=lambda: None)))
     assert engine.activity == "loading 1/4"
 
 
@@ -202,7 +208,7 @@ async def test_closing_the_engine_ends_the_process_by_itself(model_dir: Path) ->
             process = process_of(engine)
             await collect(engine, ask(3))
     assert process.returncode == 0
-    assert {line["event"] for line in logs} == {"model.loaded"}
+    assert {line["event"] for line in logs} - {"model.loading"} == {"model.loaded"}
 
 
 async def test_closing_the_engine_in_mid_answer_ends_the_process_by_itself(
@@ -216,7 +222,7 @@ async def test_closing_the_engine_in_mid_answer_ends_the_process_by_itself(
                     if isinstance(event, Delta):
                         break
     assert process.returncode == 0
-    assert {line["event"] for line in logs} == {"model.loaded"}
+    assert {line["event"] for line in logs} - {"model.loading"} == {"model.loaded"}
 
 
 async def test_closing_the_engine_while_it_loads(model_dir: Path) -> None:
@@ -235,7 +241,8 @@ async def test_a_cancelled_request_leaves_no_trace(model_dir: Path) -> None:
             async with contextlib.aclosing(engine.generate(ask(temperature=1.0))) as events:
                 for _ in range(taken):
                     await anext(events)
-            link = engine._link.result()
+            link = engine._supervisor.link
+            assert link
             assert link._asked == {}
             text, _ = await collect(engine, ask(30))
             assert text == expected

@@ -21,7 +21,7 @@ from edge_llm.protocol import ChatRequest, Delta, Done, Event, Message, Started
 from edge_llm.settings import EngineSettings, QueueSettings
 from edge_llm.tiny import MODEL_DIR
 from tests.fakes import CONTROL_IDS, write_model
-from tests.test_worker import CONTEXT_LEN, ask, collect, open_worker, process_of
+from tests.test_worker import CONTEXT_LEN, ask, collect, link_of, open_worker, process_of
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -131,7 +131,8 @@ async def test_a_pause_comes_within_a_step_though_nobody_listens(model_dir: Path
         gate = Gate()
         async with contextlib.aclosing(engine.generate(ask(), gate)) as events:
             assert [(await anext(events)).type for _ in range(2)] == ["started", "delta"]
-            link = engine._link.result()
+            link = engine._supervisor.link
+            assert link
             gate.close()
             for _ in range(100):  # the listener of this request does nothing all the while
                 await asyncio.sleep(0.01)
@@ -151,7 +152,7 @@ async def test_a_paused_request_that_is_cancelled_leaves_no_trace(model_dir: Pat
         await asyncio.sleep(0.05)
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
-        assert engine._link.result()._asked == {}
+        assert link_of(engine)._asked == {}
         assert (await collect(engine, ask(5)))[1].usage.completion_tokens == 5
 
 

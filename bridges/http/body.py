@@ -17,7 +17,7 @@ from edge_llm.errors import (
 )
 from edge_llm.protocol import MAX_PAYLOAD_BYTES, validate
 
-__all__ = ["noted_if_refused", "read_body"]
+__all__ = ["noted_if_refused", "parse_body", "read_body"]
 
 log = structlog.get_logger()
 
@@ -57,6 +57,15 @@ async def read_body(request: web.Request, model: type[Model]) -> Model:
         ) from exc
     except web.RequestPayloadError as exc:
         raise InvalidRequestError("the body is broken: its transfer coding is wrong") from exc
+    return parse_body(payload, model)
+
+
+def parse_body(payload: bytes, model: type[Model]) -> Model:
+    """Parse the bytes of a body.
+
+    Raises:
+        InvalidRequestError: or one below it, for the first thing that is wrong.
+    """
     try:
         payload.decode()
     except UnicodeDecodeError as exc:

@@ -54,7 +54,7 @@ class Host:
         self._busy_s, self._all_s = busy_s, all_s
         if all_delta <= 0:  # no tick of the kernel's clock since
             return None
-        return min(max(100 * busy_delta / all_delta, 0.0), 100.0)
+        return round(min(max(100 * busy_delta / all_delta, 0.0), 100.0), 1)
 
 
 def read_throttled(path: Path = THROTTLED) -> tuple[str, ...] | None:

@@ -266,14 +266,14 @@ def _read_facts(path: Path) -> ModelFacts:
         name=_fact(config, "model_name", str),
         quantization=_fact(config, "quantization", str),
         context_len=_fact(config, "context_len", int),
-        eos_token_ids=tuple(token_id for token_id in eos_ids if isinstance(token_id, int)),
+        eos_token_ids=tuple(token_id for token_id in eos_ids if type(token_id) is int),
         num_layers=_fact(config, "axmodel_num", int),  # ax-llm's
     )
 
 
 def _fact(config: Mapping[str, Any], key: str, kind: type) -> Any:
     value = config.get(key)
-    return value if isinstance(value, kind) else None
+    return value if type(value) is kind else None  # to Python true is an int
 
 
 def _read_layer(path: Path, session: Graph) -> tuple[int, int, tuple[tuple[int, int], ...]]:

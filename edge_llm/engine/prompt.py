@@ -15,14 +15,20 @@ from pathlib import Path
 from typing import Any
 
 from edge_llm.engine.generation_config import read_generation_config
+from edge_llm.engine.harmless import END_THINK, THINK, Harmless
+from edge_llm.engine.time_limit import time_limit
 from edge_llm.errors import InvalidRequestError, ModelError
 from edge_llm.protocol import FunctionCall, FunctionDefinition, Message, Tool
+from edge_llm.text.surrogates import mend_in
 
 __all__ = ["Prompter", "load_prompter"]
 
 END_OF_TURN = ("<|im_end|>", "<|endoftext|>")
-THINK, END_THINK = "<think>", "</think>"
 CALL, END_CALL = "<tool_call>", "</tool_call>"
+RENDER_TIMEOUT_S = 10.0
+"""A conversation of 256 KiB takes milliseconds."""
+MAX_RENDERED_CHARS = 2**23
+"""More than all that one request and its session can say."""
 PROBE = "a_name_that_no_template_has"
 GREETING = Message(role="user", content="Hi")
 SENTENCE_MARKS = frozenset(mark.encode() for mark in (".", "!", "?", "。", "\uff01", "\uff1f"))
@@ -37,6 +43,7 @@ class Prompter:
         self.vocab_size = len(tokenizer)
         self.token_bytes: Sequence[bytes] = _token_bytes(tokenizer)
         self._added: dict[str, int] = tokenizer.get_added_vocab()
+        self._harmless = Harmless(tokenizer)
         self.think_id = self._added.get(THINK)
         self.end_think_id = self._added.get(END_THINK)
         self.call_id = self._added.get(CALL)
@@ -149,42 +156,47 @@ class Prompter:
     def _apply(
         self, turns: list[dict[str, Any]], enable_thinking: bool, tools: list[dict[str, Any]]
     ) -> str:
+        # The template came with the model, from wherever that came: transformers runs it in Jinja's
+        # sandbox, but that has no limits.
         try:
-            return str(
-                self._tokenizer.apply_chat_template(
-                    turns,
-                    tools=tools or None,
-                    add_generation_prompt=True,
-                    tokenize=False,
-                    enable_thinking=enable_thinking,
+            with time_limit(RENDER_TIMEOUT_S):
+                text = str(
+                    self._tokenizer.apply_chat_template(
+                        turns,
+                        tools=tools or None,
+                        add_generation_prompt=True,
+                        tokenize=False,
+                        enable_thinking=enable_thinking,
+                    )
                 )
-            )
+            if len(text) > MAX_RENDERED_CHARS:
+                raise ValueError(f"it makes {len(text)} characters of it")
         except Exception as exc:
             raise InvalidRequestError(
                 f"the model's chat template refuses this conversation: {exc}", param="messages"
             ) from exc
+        return text
 
     def _as_template_takes_it(self, turn: Message) -> dict[str, Any]:
-        # Only an earlier answer may hold its own thinking tags; the template takes them out.
-        tags = (THINK, END_THINK) if turn.role == "assistant" else ()
+        harmless = self._harmless.answer if turn.role == "assistant" else self._harmless.text
         shown: dict[str, Any] = {
             "role": "system" if turn.role == "developer" else turn.role,
-            "content": self._harmless(turn.content, but=tags),
+            "content": harmless(turn.content),
         }
         if turn.tool_calls:
             shown["tool_calls"] = [
                 {
-                    "id": call.id,
+                    "id": self._harmless.text(call.id),
                     "type": "function",
                     "function": {
-                        "name": call.function.name,
+                        "name": self._harmless.text(call.function.name),
                         "arguments": self._arguments(call.function),
                     },
                 }
                 for call in turn.tool_calls
             ]
         if turn.tool_call_id is not None:
-            shown["tool_call_id"] = turn.tool_call_id
+            shown["tool_call_id"] = self._harmless.text(turn.tool_call_id)
         return shown
 
     def _shown(self, tool: Tool) -> dict[str, Any]:
@@ -193,15 +205,15 @@ class Prompter:
         if function.description is not None:
             shown["description"] = function.description
         shown["parameters"] = function.parameters or {"type": "object", "properties": {}}
-        return {"type": "function", "function": self._harmless_in(shown)}
+        return {"type": "function", "function": self._harmless.value(shown)}
 
     def _arguments(self, call: FunctionCall) -> Any:
         """Return the arguments of a call: as they came, where the template takes text."""
         if self._takes_text_arguments:
-            return self._harmless(call.arguments)
+            return self._harmless.text(call.arguments)
         try:
-            return self._harmless_in(json.loads(call.arguments))
-        except ValueError as exc:
+            return self._harmless.value(mend_in(json.loads(call.arguments)))
+        except (ValueError, RecursionError) as exc:
             raise InvalidRequestError(
                 f"the arguments of the call of {call.name!r} are not JSON: {exc}", param="messages"
             ) from exc
@@ -228,23 +240,6 @@ class Prompter:
         except InvalidRequestError:
             return False
 
-    def _harmless(self, text: str, but: Sequence[str] = ()) -> str:
-        """Break tokens such as ``<|im_end|>`` that somebody typed, so that they stay text."""
-        for token in self._added:
-            if token in text and token not in but:
-                text = text.replace(token, f"{token[:1]}\u200b{token[1:]}")
-        return text
-
-    def _harmless_in(self, value: Any) -> Any:
-        """Do so in all strings of a JSON value."""
-        if isinstance(value, str):
-            return self._harmless(value)
-        if isinstance(value, dict):
-            return {self._harmless(key): self._harmless_in(each) for key, each in value.items()}
-        if isinstance(value, list | tuple):
-            return [self._harmless_in(each) for each in value]
-        return value
-
 
 def load_prompter(directory: Path) -> Prompter:
     """Load the tokenizer folder of a model directory; takes about a second.
@@ -254,7 +249,11 @@ def load_prompter(directory: Path) -> Prompter:
     """
     transformers = _import_transformers()
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            directory,
+            local_files_only=True,
+            trust_remote_code=False,  # nor code in the directory
+        )
     except Exception as exc:
         raise ModelError(
             f"{directory}: the tokenizer can't be loaded ({exc}); "
@@ -265,7 +264,12 @@ def load_prompter(directory: Path) -> Prompter:
             f"{directory}: tokenizer_config.json has no chat_template; "
             "edge-llm needs the tokenizer of a chat model"
         )
-    return Prompter(tokenizer, read_generation_config(directory))
+    prompter = Prompter(tokenizer, read_generation_config(directory))
+    try:
+        prompter.render([GREETING], enable_thinking=False)
+    except InvalidRequestError as exc:
+        raise ModelError(f"{directory}: {exc.message}, which is a greeting") from exc
+    return prompter
 
 
 def _import_transformers() -> Any:

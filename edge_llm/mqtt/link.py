@@ -99,6 +99,7 @@ class Link:
         self._receive_maximum = receive_maximum
         self._broker = f"{settings.host}:{settings.port}"
         self._tls: ssl.SSLContext | None = None
+        self._password: str | None = None
         self._backoff = Backoff(delays_s)
         self._first_protocol = paho.MQTTv311 if settings.protocol == "3.1.1" else paho.MQTTv5
         self._protocol = self._first_protocol
@@ -132,9 +133,11 @@ class Link:
         """Begin to connect.
 
         Raises:
-            ConfigurationError: the host can't be one, or a certificate can't be used.
+            ConfigurationError: the host can't be one, or a certificate or the password's file
+                can't be used.
         """
         _check_host(self._settings.host)
+        self._password = self._settings.read_password()
         if self._settings.tls.enabled:
             self._tls = await asyncio.to_thread(make_tls_context, self._settings.tls)
         self._loop = asyncio.get_running_loop()
@@ -175,10 +178,7 @@ class Link:
             manual_ack=True,
         )
         if self._settings.username is not None:
-            password = self._settings.password
-            client.username_pw_set(
-                self._settings.username, password.get_secret_value() if password else None
-            )
+            client.username_pw_set(self._settings.username, self._password)
         if self._will:
             client.will_set(self._will.topic, self._will.payload, qos=1, retain=True)
         if self._tls:
@@ -341,6 +341,10 @@ class Link:
         self._draw_delay()
         if self._tls:
             load_again(self._tls, self._settings.tls)
+        if self._settings.username is not None:
+            with suppress(ConfigurationError):  # half written; the one before may still do
+                self._password = self._settings.read_password()
+                self.client.username_pw_set(self._settings.username, self._password)
 
     def _lost(
         self, _flags: paho.DisconnectFlags, reason: ReasonCode, _properties: Properties | None

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import structlog
 
+from bridges.home_assistant import open_home_assistant
 from bridges.http import open_http
 from edge_llm import __version__
 from edge_llm.device import DeviceMonitor
@@ -20,7 +21,7 @@ from edge_llm.node.commands import Commands
 from edge_llm.node.node import Node, rules_of
 from edge_llm.protocol import NodeInfo
 from edge_llm.service import Service
-from edge_llm.settings import Settings
+from edge_llm.settings import Settings, find_exposures
 from edge_llm.store import Store, open_store
 
 __all__ = ["open_node"]
@@ -44,6 +45,8 @@ async def open_node(
         ModelError: in an ExceptionGroup, as soon as it is clear that the model can't be loaded.
     """
     log.info("node.started", node=settings.node, version=__version__, engine=settings.engine.kind)
+    for exposure in find_exposures(settings):
+        log.warning(exposure.event, reason=exposure.reason, do=exposure.do)
     async with AsyncExitStack() as doors:
         monitor = await doors.enter_async_context(_open_monitor(settings))
         card = _card(settings, monitor)
@@ -75,6 +78,11 @@ async def open_node(
             node.service = await doors.enter_async_context(
                 _open_service(settings, opened, kept, commands, reporter)
             )
+            if settings.home_assistant.enabled:
+                shown = (settings.home_assistant, settings.mqtt, settings.node)
+                await doors.enter_async_context(
+                    open_home_assistant(*shown, opened.queue.stats, settings.mqtt.commands)
+                )
         try:
             yield node
         finally:

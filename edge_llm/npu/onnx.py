@@ -6,6 +6,7 @@ decode. A graph without dynamic axes has one group and needs no list.
 """
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -56,6 +57,14 @@ class OnnxSession:
     ) -> None:
         self._path = path
         self._session = _open_session(path, threads)
+        try:
+            self._describe(shape_groups)
+        except UnicodeDecodeError as exc:
+            raise ModelError(f"{path} has a name that is no text; export or copy it again") from exc
+
+    def _describe(self, shape_groups: Sequence[tuple[int, int]] | None) -> None:
+        """Note what the graph takes and gives."""
+        path = self._path
         nodes_in, nodes_out = self._session.get_inputs(), self._session.get_outputs()
         dynamic = any(isinstance(size, str) for node in nodes_in for size in node.shape)
         groups: Sequence[tuple[int, int]] = [(0, 0)]  # of a graph with nothing to fill in
@@ -145,6 +154,8 @@ class OnnxSession:
 
 def _open_session(path: Path, threads: int) -> Any:
     """Load a graph with options for a small, quiet process."""
+    # It would tell Microsoft of each session, from a device id that it makes (seen with 1.32).
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     import onnxruntime
 
     if not path.is_file():
@@ -195,7 +206,9 @@ def _failures() -> tuple[type[Exception], ...]:
 
     classes = (getattr(state, name) for name in dir(state))
     own = (c for c in classes if isinstance(c, type) and issubclass(c, Exception))
-    return (*own, RuntimeError)  # the builtin one too, where its C++ throws something else
+    # The builtin ones too: where its C++ throws something else, and where what it says of a broken
+    # file has bytes of that file in it.
+    return (*own, RuntimeError, UnicodeDecodeError)
 
 
 def _read_shape_groups(path: Path, metadata: Mapping[str, str]) -> list[tuple[int, int]]:

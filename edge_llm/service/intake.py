@@ -175,7 +175,18 @@ class Intake:
                 f"replies may not go to {topic!r}; allowed are {', '.join(self._allowed)} "
                 "(mqtt.response_topics)"
             )
+        # A broker lets a device ask below its own name only; nor may we speak below another's.
+        device = request_id.partition("/")[0]
+        if self._is_of_another(topic, device):
+            return default, ForbiddenTopicError(
+                f"replies to {device!r} may not go to {topic!r}, which is for another's"
+            )
         return ReplyTo(topic, qos=publication.qos, correlation=publication.correlation), None
+
+    def _is_of_another(self, topic: str, device: str) -> bool:
+        """Tell whether a topic is for replies to other ids than those that begin with this name."""
+        ours, topic = self._topics.response(""), f"{topic}/"
+        return topic.startswith(ours) and topic.removeprefix(ours).partition("/")[0] != device
 
     def _limit(self, request_id: str) -> int | None:
         device = request_id.partition("/")[0]

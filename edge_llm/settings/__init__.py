@@ -13,6 +13,7 @@ from edge_llm.settings.engine import (
     QueueSettings,
     WorkerSettings,
 )
+from edge_llm.settings.exposure import Exposure, find_exposures
 from edge_llm.settings.home_assistant import HomeAssistantSettings
 from edge_llm.settings.http import ApiKeySettings, HttpSettings
 from edge_llm.settings.load import describe, load_settings
@@ -29,6 +30,7 @@ __all__ = [
     "Command",
     "DeviceSettings",
     "EngineSettings",
+    "Exposure",
     "HomeAssistantSettings",
     "HttpSettings",
     "LogSettings",
@@ -44,5 +46,6 @@ __all__ = [
     "TlsSettings",
     "WorkerSettings",
     "describe",
+    "find_exposures",
     "load_settings",
 ]

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from edge_llm.section import Section
+from edge_llm.settings.credentials import read_secret
 
 __all__ = [
     "BackupSettings",
@@ -84,6 +85,9 @@ class OpenAISettings(Section):
     """Where its paths begin: ``http://192.168.1.5:8080/v1``, ``http://localhost:11434/v1``."""
     api_key: SecretStr | None = None
     """Sent as ``Authorization: Bearer``, if the server wants a key."""
+    api_key_file: Path | None = None
+    """A file that holds the key and nothing else. If neither is given, the credential
+    ``openai-api-key`` of systemd is taken, if there is one."""
     model: Annotated[str, Field(min_length=1)] | None = None
     """Which of its models to use; the first that it lists if not given."""
     connect_timeout_s: Annotated[float, Field(gt=0)] = 5.0
@@ -93,6 +97,21 @@ class OpenAISettings(Section):
     max_attempts: Annotated[int, Field(ge=1, le=10)] = 3
     """How often a request is sent that the server can't be reached for, or has no room for (408,
     429, 5xx); never again after its first token."""
+
+    @model_validator(mode="after")
+    def _has_one_key(self) -> Self:
+        if self.api_key is not None and self.api_key_file is not None:
+            raise ValueError("give either 'api_key' or 'api_key_file'")
+        return self
+
+    def read_api_key(self) -> str | None:
+        """Return the key of the server, wherever it is; None if there is none.
+
+        Raises:
+            ConfigurationError: its file can't be used.
+        """
+        name = "engine.openai.api_key"
+        return read_secret(name, self.api_key, self.api_key_file, "openai-api-key")
 
 
 class BackupSettings(Section):

@@ -1,11 +1,10 @@
 """The HTTP bridge, and who may ask there."""
 
-import ipaddress
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from edge_llm.section import Section
+from edge_llm.section import Section, is_loopback
 
 __all__ = [
     "ApiKeySettings",
@@ -54,7 +53,7 @@ class HttpSettings(Section):
 
     @model_validator(mode="after")
     def _is_closed_or_meant_to_be_open(self) -> Self:
-        if self.key or not self.enabled or _is_loopback(self.host):
+        if self.key or not self.enabled or is_loopback(self.host):
             return self
         if self.allow_anonymous_on != self.host:
             raise ValueError(
@@ -63,10 +62,3 @@ class HttpSettings(Section):
                 f'address once more: http.allow_anonymous_on = "{self.host}"'
             )
         return self
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -1,12 +1,13 @@
 """The broker, and how requests come from it."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 
 from edge_llm.protocol import MAX_PAYLOAD_BYTES
 from edge_llm.section import Section, TopicFilter, TopicPrefix
+from edge_llm.settings.credentials import read_secret
 
 __all__ = [
     "ClientSettings",
@@ -56,6 +57,9 @@ class MqttSettings(Section):
     """User name at the broker."""
     password: SecretStr | None = None
     """Password at the broker."""
+    password_file: Path | None = None
+    """A file that holds the password and nothing else. If neither is given, the credential
+    ``mqtt-password`` of systemd is taken, if there is one."""
     tls: TlsSettings = TlsSettings()
     prefix: TopicPrefix = "llm"
     """First level or levels of all topics."""
@@ -83,3 +87,17 @@ class MqttSettings(Section):
     """What the node may be told on its command topic; the broker's ACL says by whom."""
     stop_timeout_s: Annotated[float, Field(ge=0)] = 10.0
     """How long an answer that has begun may take to end when the node is stopped, in seconds."""
+
+    @model_validator(mode="after")
+    def _has_one_password(self) -> Self:
+        if self.password is not None and self.password_file is not None:
+            raise ValueError("give either 'password' or 'password_file'")
+        return self
+
+    def read_password(self) -> str | None:
+        """Return the password at the broker, wherever it is; None if there is none.
+
+        Raises:
+            ConfigurationError: its file can't be used.
+        """
+        return read_secret("mqtt.password", self.password, self.password_file, "mqtt-password")

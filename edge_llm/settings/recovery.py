@@ -18,8 +18,8 @@ class RecoverySettings(Section):
     failures_per_step: Annotated[int, Field(ge=1, le=100)] = 3
     """How many failures in a row make it climb one step."""
     interval_s: Annotated[float, Field(ge=15)] = 15.0
-    """Least time between two attempts, in seconds; the first one after a success is made at
-    once."""
+    """Least time between two attempts, in seconds. So the first one after a failure is made at
+    once, if the latest one is longer ago."""
     max_per_hour: Annotated[int, Field(ge=1, le=120)] = 40
     """Most attempts in an hour."""
     max_resets_per_hour: Annotated[int, Field(ge=0, le=60)] = 6
@@ -31,6 +31,8 @@ class RecoverySettings(Section):
     """Whether the card may be rebooted, by ``axcl-smi reboot``."""
     card_reboot_timeout_s: Annotated[float, Field(gt=0, le=600)] = 90.0
     """How long that may take, in seconds; the driver itself gives up after 60."""
+    settle_s: Annotated[float, Field(ge=0, le=300)] = 15.0
+    """How long the card is left alone after a reset, in seconds."""
     driver_reload: tuple[str, ...] = ()
     """A program and its arguments that load the driver anew, as ``["/usr/bin/touch",
     "/run/edge-llm/reload-driver"]`` with the unit that waits for it; not tried if not given."""

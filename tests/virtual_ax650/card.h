@@ -5,6 +5,7 @@
 
 #include <pthread.h>
 #include <stdbool.h>
+#include <time.h>
 
 #include "axcl.h"
 
@@ -60,13 +61,13 @@ struct counters {
 };
 
 struct card {
-    bool initialised, finalised, dead, engine_on;
+    bool initialised, finalised, dead, rebooted, engine_on;
     int vnpu, activations, devices;
     uint64_t cmm_total, cmm_idle;
     int32_t temperature;
     void *default_context;
     /* switches of the environment, see README.md */
-    bool late, loose_io, kv_in_place, async_d2d, reinit, verbose;
+    bool late, loose_io, kv_in_place, async_d2d, reinit, verbose, wedge, has_state;
     char state_path[512], control_path[512], stats_path[512];
 };
 
@@ -111,6 +112,8 @@ struct context {
 struct context *current_context(void);
 void *current_context_handle(void);
 axclError gate(void);
+axclError check_alive(void);
+void look_outside(void);
 void release_device(void);
 
 /* memory.c */
@@ -199,7 +202,7 @@ void run_post(const struct model *model, const uint16_t *input, uint16_t *logits
 struct fault {
     int function; /* -1: any */
     uint64_t skip; /* matching calls to let pass */
-    bool repeat, die, hang;
+    bool repeat, die, hang, once;
     double seconds; /* of the hang; 0 is until released */
     axclError code;
     bool has_code;
@@ -210,6 +213,8 @@ axclError run_fault(const struct fault *fault);
 void release_hangs(void);
 void kill_card(void);
 void sleep_s(double seconds);
+struct timespec later(double seconds); /* on the monotonic clock */
+double monotonic_s(void);
 
 /* cost.c: virtual time */
 void cost_from_environment(void);
@@ -218,5 +223,18 @@ double cost_of_execute(double device_s, bool async);
 double cost_of_synchronization(void);
 void spend(double seconds); /* unlocked */
 void reset_seconds(void);
+double cost_charged(double seconds);
+
+/* shared.c: what other processes see of the card, if there is a page for it */
+void shared_from_environment(void);
+bool shared_was_abandoned(void);
+void shared_claim(void);
+void shared_cmm(void);
+uint64_t shared_leaked(void);
+int32_t shared_temperature(int32_t otherwise);
+void shared_busy(double seconds);
+void shared_running(int by);
+void shared_reboot(void);
+bool shared_was_rebooted(void);
 
 #endif

@@ -48,6 +48,14 @@ double cost_of_copy(uint64_t bytes, bool over_bus, bool async) {
 
 double cost_of_execute(double device_s, bool async) { return device_s + (async ? 0 : execute_s); }
 
+/* The device's time as far as it is charged, in seconds. */
+double cost_charged(double seconds) {
+    pthread_mutex_lock(&cost_lock);
+    double charged = counting ? seconds : 0;
+    pthread_mutex_unlock(&cost_lock);
+    return charged;
+}
+
 double cost_of_synchronization(void) { return execute_s; }
 
 void spend(double seconds) {

@@ -50,7 +50,9 @@ static void configure(void) {
     path_from("VIRTUAL_AXCL_STATE", card.state_path, sizeof card.state_path);
     path_from("VIRTUAL_AXCL_CONTROL", card.control_path, sizeof card.control_path);
     path_from("VIRTUAL_AXCL_STATS", card.stats_path, sizeof card.stats_path);
-    card.dead = card.state_path[0] && access(card.state_path, F_OK) == 0;
+    card.wedge = flag("VIRTUAL_AXCL_WEDGE", false);
+    card.dead = card.has_state = card.state_path[0] && access(card.state_path, F_OK) == 0;
+    shared_from_environment();
     cost_from_environment();
     faults_from_environment();
 }
@@ -89,6 +91,7 @@ void kill_card(void) {
     card.dead = true;
     if (card.state_path[0]) {
         FILE *file = fopen(card.state_path, "w");
+        card.has_state = file != NULL;
         if (file) fclose(file);
     }
     pthread_cond_broadcast(&card_changed);
@@ -100,9 +103,45 @@ void virtual_axcl_die(void) {
     pthread_mutex_unlock(&card_lock);
 }
 
+/* Does this process hold anything that a reboot takes from it? Needs the lock. */
+static bool holds_anything(void) { return card.default_context || handle_any(KIND_CONTEXT); }
+
+/* See what others did to the card: it died, came back, or was rebooted. Needs the lock. */
+void look_outside(void) {
+    if (shared_was_rebooted()) {
+        card.rebooted = holds_anything();
+        release_hangs();
+    }
+    if (!card.state_path[0]) return;
+    bool is_dead = access(card.state_path, F_OK) == 0;
+    if (is_dead && !card.dead) {
+        card.dead = card.has_state = true;
+        pthread_cond_broadcast(&card_changed);
+    } else if (!is_dead && card.dead && card.has_state) {
+        card.dead = card.has_state = false;
+        card.rebooted = holds_anything();
+    }
+}
+
+/* Does the card work for this process? Needs the lock. */
+axclError check_alive(void) {
+    if (card.dead) return complain(DEVICE_NO_CONNECT, "the card is dead");
+    if (card.rebooted) return complain(DEVICE_NOT_ACTIVE, "the card was rebooted by somebody else");
+    return AXCL_SUCC;
+}
+
+/* Forget what a reboot took. Needs the lock; lets it go meanwhile. */
+static bool drop_rebooted(void) {
+    if (!card.rebooted) return false;
+    release_device();
+    card.rebooted = false;
+    return true;
+}
+
 /* May this thread use the device? Needs the lock. */
 axclError gate(void) {
-    if (card.dead) return complain(DEVICE_NO_CONNECT, "the card is dead");
+    axclError code = check_alive();
+    if (code != AXCL_SUCC) return code;
     if (!current_context())
         return complain(CONTEXT_NO_BIND, "this thread has no current context%s",
                         card.initialised ? "" : ", and axclInit was not called");
@@ -159,8 +198,10 @@ axclError axclFinalize(void) {
     ENTER(axclFinalize);
     pthread_mutex_lock(&card_lock);
     if (!card.initialised) return finish(complain(DEVICE_NO_ACTIVE, "axclInit was not called"));
-    counters.leaked_at_reset += counters.live_allocations + counters.models;
-    release_device();
+    if (!drop_rebooted()) {
+        counters.leaked_at_reset += counters.live_allocations + counters.models;
+        release_device();
+    }
     card.initialised = false;
     card.finalised = true;
     write_stats();
@@ -219,7 +260,15 @@ axclError axclrtSetDevice(int32_t device) {
     pthread_mutex_lock(&card_lock);
     axclError code = check_device(device);
     if (code != AXCL_SUCC) return finish(code);
-    if (!card.default_context) card.default_context = new_context(true);
+    drop_rebooted();
+    if (card.wedge && shared_was_abandoned()) {
+        kill_card();
+        return finish(complain(DEVICE_NO_CONNECT, "the process before was killed in mid-execute"));
+    }
+    if (!card.default_context) {
+        card.default_context = new_context(true);
+        shared_claim();
+    }
     card.activations++;
     current = card.default_context;
     return finish(AXCL_SUCC);
@@ -230,6 +279,8 @@ axclError axclrtResetDevice(int32_t device) {
     pthread_mutex_lock(&card_lock);
     axclError code = check_device(device);
     if (code != AXCL_SUCC) return finish(code);
+    if (drop_rebooted())
+        return finish(complain(DEVICE_NOT_ACTIVE, "the card was rebooted by somebody else"));
     if (!card.default_context && !handle_any(KIND_CONTEXT))
         return finish(complain(DEVICE_NOT_ACTIVE, "device %d is not active", device));
     if (card.activations > 0) card.activations--;
@@ -253,17 +304,17 @@ axclError axclrtGetDeviceProperties(int32_t device, axclrtDeviceProperties *prop
     pthread_mutex_lock(&card_lock);
     axclError code = check_device(device);
     if (code != AXCL_SUCC) return finish(code);
-    uint64_t used = card.cmm_idle + counters.cmm_used;
+    uint64_t used = card.cmm_idle + counters.cmm_used + shared_leaked();
     uint64_t left = used < card.cmm_total ? card.cmm_total - used : 0;
     memset(properties, 0, sizeof *properties);
     snprintf(properties->swVersion, sizeof properties->swVersion, "V3.10.2 virtual");
     properties->uid = 0x56495254;
     properties->pciDomain = 1, properties->pciBusID = 1;
-    properties->temperature = card.temperature;
-    properties->totalMemSize = 968356, properties->freeMemSize = 968356 - 149 * 1024;
+    properties->temperature = shared_temperature(card.temperature);
+    properties->totalMemSize = 968356, properties->freeMemSize = 968356 - 148 * 1024;
     properties->totalCmmSize = (uint32_t)(card.cmm_total / 1024);
     properties->freeCmmSize = (uint32_t)(left / 1024);
-    properties->cpuLoading = 100; /* 1 %, in hundredths */
+    properties->cpuLoading = 200; /* 2 %, in hundredths */
     return finish(AXCL_SUCC);
 }
 
@@ -276,8 +327,9 @@ axclError axclrtRebootDevice(int32_t device) {
     card.dead = true; /* nothing may start while the streams stop */
     release_hangs();
     release_device();
-    card.dead = false;
+    shared_reboot();
     if (card.state_path[0]) unlink(card.state_path);
+    card.dead = card.has_state = card.rebooted = false;
     return finish(AXCL_SUCC);
 }
 

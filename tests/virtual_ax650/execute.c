@@ -87,7 +87,8 @@ static axclError prepare(uint64_t model_id, uint64_t context_id, const struct io
     const struct engine_context *engine =
         handle_get(KIND_ENGINE_CONTEXT, (void *)(uintptr_t)context_id);
     run->model = model_of(model_id);
-    if (card.dead) return complain(DEVICE_NO_CONNECT, "the card is dead");
+    axclError code = check_alive();
+    if (code != AXCL_SUCC) return code;
     if (!run->model) return complain(ENGINE_ILLEGAL, "no such model");
     if (!engine || engine->model != model_id)
         return complain(ENGINE_ILLEGAL, "the model has no such context");
@@ -96,7 +97,6 @@ static axclError prepare(uint64_t model_id, uint64_t context_id, const struct io
     if (run->group >= (uint32_t)shapes->num_groups)
         return complain(ENGINE_ILLEGAL, "there are %d shape groups, so none is %u",
                         shapes->num_groups, run->group);
-    axclError code = AXCL_SUCC;
     const struct tensor *inputs = shapes->inputs[run->group];
     const struct tensor *outputs = shapes->outputs[run->group];
     for (int i = 0; code == AXCL_SUCC && i < shapes->num_inputs; i++)
@@ -154,23 +154,26 @@ axclError execute_now(uint64_t model_id, uint64_t context_id, uint32_t group, co
                    run.outputs[i].size, &block, &run.outputs[i].at);
     }
     pin(&run, 1);
-    double seconds = cost_of_execute(run.model->device_s[group], async);
+    double device_s = run.model->device_s[group];
+    shared_running(1);
     pthread_mutex_unlock(&card_lock);
 
     pthread_mutex_lock(&npu_lock);
+    double began_s = monotonic_s();
     compute(&run);
+    shared_busy(monotonic_s() - began_s + cost_charged(device_s));
     pthread_mutex_unlock(&npu_lock);
-    spend(seconds);
+    spend(cost_of_execute(device_s, async));
 
     pthread_mutex_lock(&card_lock);
     pin(&run, -1);
+    shared_running(-1);
     pthread_cond_broadcast(&card_changed);
     run.model->runs++;
     counters.executes[group]++;
     if (run.model->is_post) counters.post_executes++;
     else counters.layer_executes++;
-    if (card.dead) code = complain(DEVICE_NO_CONNECT, "the card died meanwhile");
-    return finish(code);
+    return finish(check_alive());
 }
 
 axclError axclrtEngineExecute(uint64_t model, uint64_t context, uint32_t group,

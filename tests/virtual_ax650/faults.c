@@ -2,13 +2,15 @@
  *
  * The n-th matching call from now on, or each from the n-th with '+'; '*' is any function. Actions:
  * hang (until released) or hang=seconds, then code=0x80300105 (what the call returns instead of
- * being done) or die (the card is dead from then on). */
+ * being done) or die (the card is dead from then on); once empties the control file, so that the
+ * next process does not meet the same. */
 #define _GNU_SOURCE
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "card.h"
 
@@ -29,6 +31,7 @@ static bool parse_actions(struct fault *fault, char *actions) {
         if (strncmp(word, "hang=", 5) == 0) fault->hang = true, fault->seconds = atof(word + 5);
         else if (strcmp(word, "hang") == 0) fault->hang = true;
         else if (strcmp(word, "die") == 0) fault->die = true;
+        else if (strcmp(word, "once") == 0) fault->once = true;
         else if (strncmp(word, "code=", 5) == 0)
             fault->has_code = true, fault->code = (axclError)strtoul(word + 5, NULL, 0);
         else return false;
@@ -115,6 +118,7 @@ void virtual_axcl_release(void) {
 }
 
 bool match_fault(enum function function, struct fault *fault) {
+    look_outside();
     read_control();
     for (int i = 0; i < num_faults; i++) {
         if (faults[i].function != -1 && faults[i].function != (int)function) continue;
@@ -124,14 +128,17 @@ bool match_fault(enum function function, struct fault *fault) {
         }
         *fault = faults[i];
         if (!fault->repeat) faults[i] = faults[--num_faults];
+        if (fault->once && card.control_path[0] && truncate(card.control_path, 0) == 0)
+            read_control();
         return true;
     }
     return false;
 }
 
-static struct timespec later(double seconds) {
+/* No clock that somebody may set: a card does not hang for an hour because of that. */
+struct timespec later(double seconds) {
     struct timespec time;
-    clock_gettime(CLOCK_REALTIME, &time);
+    clock_gettime(CLOCK_MONOTONIC, &time);
     time.tv_sec += (time_t)seconds;
     time.tv_nsec += (long)((seconds - (double)(time_t)seconds) * 1e9);
     if (time.tv_nsec >= 1000000000) time.tv_sec++, time.tv_nsec -= 1000000000;
@@ -140,7 +147,7 @@ static struct timespec later(double seconds) {
 
 static bool past(const struct timespec *time) {
     struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
+    clock_gettime(CLOCK_MONOTONIC, &now);
     if (now.tv_sec != time->tv_sec) return now.tv_sec > time->tv_sec;
     return now.tv_nsec >= time->tv_nsec;
 }
@@ -149,11 +156,14 @@ static bool past(const struct timespec *time) {
 static void hang(double seconds) {
     struct timespec end = later(seconds > 0 ? seconds : 1e9);
     pthread_mutex_lock(&card_lock);
+    shared_running(1);
     for (uint64_t seen = releases; seen == releases && !past(&end); read_control()) {
         struct timespec poll = later(POLL_S);
         if (past(&end)) break;
-        pthread_cond_timedwait(&card_changed, &card_lock, &poll);
+        pthread_cond_clockwait(&card_changed, &card_lock, CLOCK_MONOTONIC, &poll);
+        look_outside();
     }
+    shared_running(-1);
     pthread_mutex_unlock(&card_lock);
 }
 
@@ -165,6 +175,12 @@ axclError run_fault(const struct fault *fault) {
     if (fault->has_code) code = fault->code;
     if (code != AXCL_SUCC) complain(code, "a fault that was asked for");
     return finish(code);
+}
+
+double monotonic_s(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
 }
 
 void sleep_s(double seconds) {

@@ -28,13 +28,17 @@ bool is_device_address(const void *pointer) {
 
 bool reserve_cmm(uint64_t size) {
     uint64_t rounded = round_up(size, PAGE);
-    uint64_t used = card.cmm_idle + counters.cmm_used;
+    uint64_t used = card.cmm_idle + counters.cmm_used + shared_leaked();
     if (rounded < size || used > card.cmm_total || rounded > card.cmm_total - used) return false;
     counters.cmm_used += rounded;
+    shared_cmm();
     return true;
 }
 
-void release_cmm(uint64_t size) { counters.cmm_used -= round_up(size, PAGE); }
+void release_cmm(uint64_t size) {
+    counters.cmm_used -= round_up(size, PAGE);
+    shared_cmm();
+}
 
 /* The first of the blocks that end after an address. */
 static size_t position_of(uint64_t address) {
@@ -109,7 +113,7 @@ static axclError allocate(void **memory, size_t size) {
     if (!base) reserve_addresses();
     if (!reserve_cmm(size))
         return complain(MEMORY_EXECUTE_FAIL, "no CMM for %zu bytes: %llu of %llu are used", size,
-                        (unsigned long long)(card.cmm_idle + counters.cmm_used),
+                        (unsigned long long)(card.cmm_idle + counters.cmm_used + shared_leaked()),
                         (unsigned long long)card.cmm_total);
     uint64_t address = find_gap(size);
     if (!address) abort();

@@ -48,8 +48,9 @@ static axclError run_task(struct task *task) {
     if (task->what == EXECUTE)
         return execute_now(task->model, task->context, task->group, &task->io, true);
     pthread_mutex_lock(&card_lock);
-    if (card.dead) code = complain(DEVICE_NO_CONNECT, "the card is dead");
-    else if (task->what == COPY)
+    code = check_alive();
+    if (code != AXCL_SUCC) return finish(code);
+    if (task->what == COPY)
         code = copy_now(task->to, task->from, task->count, task->kind, true);
     else code = set_now(task->to, task->value, task->count, true);
     return finish(code);
@@ -98,18 +99,15 @@ static void *new_stream(struct context *context) {
 /* Wait for what was submitted so far. Needs the lock; lets it go meanwhile. */
 static axclError drain(void *handle, int32_t timeout_ms) {
     struct stream *stream = handle_get(KIND_STREAM, handle);
-    struct timespec end;
     if (!stream) return complain(DEVICE_NO_CONNECT, "the stream went away with its device");
     uint64_t goal = stream->submitted;
-    clock_gettime(CLOCK_REALTIME, &end);
-    end.tv_sec += timeout_ms / 1000;
-    end.tv_nsec += timeout_ms % 1000 * 1000000;
-    if (end.tv_nsec >= 1000000000) end.tv_sec++, end.tv_nsec -= 1000000000;
+    struct timespec end = later(timeout_ms < 0 ? 0 : timeout_ms / 1000.0);
     stream->allowed = goal;
     pthread_cond_broadcast(&card_changed);
     while (stream->done < goal) {
         int late = timeout_ms < 0 ? pthread_cond_wait(&card_changed, &card_lock)
-                                  : pthread_cond_timedwait(&card_changed, &card_lock, &end);
+                                  : pthread_cond_clockwait(&card_changed, &card_lock,
+                                                           CLOCK_MONOTONIC, &end);
         if (handle_get(KIND_STREAM, handle) != stream)
             return complain(DEVICE_NO_CONNECT, "the stream went away with its device");
         if (late && stream->done < goal)

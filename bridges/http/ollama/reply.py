@@ -214,12 +214,25 @@ class CallCollector:
         self._call, self._arguments = None, ""
         if call is None:
             return []
-        try:
-            arguments = json.loads(text)
-        except json.JSONDecodeError:  # the answer ended at ``num_predict``, and says so
+        arguments = _read_object(text)
+        if arguments is None:  # the answer ended at ``num_predict``, and says so
             return []
         call["function"]["arguments"] = arguments
         return [call]
+
+
+def _read_object(text: str) -> dict[str, Any] | None:
+    """Read arguments; None if they are no object, or would be no JSON to the client.
+
+    The model's own always are an object, once they are whole. A server behind this node may send
+    anything, and Python reads what others don't: NaN, or half of a surrogate pair.
+    """
+    try:
+        arguments = json.loads(text)
+        json.dumps(arguments, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError):
+        return None
+    return arguments if isinstance(arguments, dict) else None
 
 
 def _put(reply: End, end: End | None) -> None:

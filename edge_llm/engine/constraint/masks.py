@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_llm.engine.constraint.grammar import Grammar, GrammarRule, Reasoning, make_grammar
+from edge_llm.engine.constraint.panic import refusing_panics
 from edge_llm.engine.prompt import Prompter
 from edge_llm.errors import UnsupportedSchemaError
 from edge_llm.protocol import ChatRequest
@@ -104,12 +105,14 @@ class Constraints:
         Raises:
             UnsupportedSchemaError: it can't be held to that; names the field.
         """
-        grammar = make_grammar(request, reasoning)
+        with refusing_panics():
+            grammar = make_grammar(request, reasoning)
         if not grammar:
             return None
         from llguidance import LLMatcher
 
-        matcher = LLMatcher(self._tokenizer, str(grammar), log_level=0)
+        with refusing_panics():
+            matcher = LLMatcher(self._tokenizer, str(grammar), log_level=0)
         if matcher.is_error():
             raise self._refusal(grammar, matcher.get_error())
         param = next((rule.param for rule in grammar.rules if rule.param), None)
@@ -131,7 +134,11 @@ class Constraints:
 
         for rule in grammar.rules:
             alone = str(GrammarRule("start", rule.body))
-            if rule.param and (found := LLMatcher.validate_grammar(alone)):
+            if not rule.param:
+                continue
+            with refusing_panics(rule.param):
+                found = LLMatcher.validate_grammar(alone)
+            if found:
                 return UnsupportedSchemaError(
                     f"{rule.param}: {_first_line(found)}", param=rule.param
                 )

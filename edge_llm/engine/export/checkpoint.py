@@ -162,7 +162,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         config = json.loads(path.read_text("utf-8"))
     except OSError as exc:
         raise ModelError(f"can't read {path}: {exc.strerror}; download the model again") from exc
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise ModelError(f"{path} is not JSON ({exc}); download it again") from exc
     if not isinstance(config, dict):
         raise ModelError(f"{path} is not a JSON object; download it again")

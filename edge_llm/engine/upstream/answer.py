@@ -4,10 +4,9 @@ The server has stop strings and a limit of tokens; some ignore the strings, so t
 here as well. Limits of bytes and of time no server has.
 """
 
-import json
-
 from edge_llm.engine.detokenize import StopStrings
 from edge_llm.engine.time_budget import TimeBudget
+from edge_llm.engine.upstream.parse import parse_json
 from edge_llm.errors import UpstreamError
 from edge_llm.protocol import ChatRequest, Delta, FinishReason
 
@@ -69,7 +68,7 @@ class UpstreamAnswer:
 
     def _choice(self, choices: tuple[str, ...]) -> str:
         try:
-            chosen = json.loads(self._chosen)
+            chosen = parse_json(self._chosen)
         except ValueError:
             chosen = self._chosen
         if chosen not in choices:

@@ -271,11 +271,15 @@ def _wait_s(error: EdgeLLMError, attempt: int) -> float:
 
 @asynccontextmanager
 async def open_upstream(settings: EngineSettings) -> AsyncIterator[UpstreamEngine]:
-    """Look at the server from now on, until the context is left."""
+    """Look at the server from now on, until the context is left.
+
+    Raises:
+        ConfigurationError: the file of its key can't be used.
+    """
     openai = settings.openai
     headers = {"User-Agent": f"edge-llm/{__version__}"}
-    if openai.api_key:
-        headers["Authorization"] = f"Bearer {openai.api_key.get_secret_value()}"
+    if key := openai.read_api_key():
+        headers["Authorization"] = f"Bearer {key}"
     # How long an answer takes is for `_Asked.in_time` to say.
     timeout = aiohttp.ClientTimeout(total=None, connect=openai.connect_timeout_s)
     # llama-server closes a connection after each stream without having said so: the next request

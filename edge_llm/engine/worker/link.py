@@ -24,6 +24,7 @@ __all__ = ["Asked", "Link", "PausedError", "WorkerDiedError"]
 log = structlog.get_logger()
 
 LOADING = 0  # in place of the number of a request
+LOOK_EVERY_S = 1.0  # as the limit may have become shorter
 
 
 class WorkerDiedError(Exception):
@@ -205,7 +206,7 @@ class Link:
         limit_s = self._load_timeout_s if LOADING in self._in_hand else self._clock.limit_s
         rest_s = self._heard_at + limit_s - time.monotonic()
         if rest_s > 0:
-            self._timer = asyncio.get_running_loop().call_later(rest_s, self._watch)
+            self._timer = asyncio.get_running_loop().call_later(min(rest_s, LOOK_EVERY_S), self._watch)
             return
         log.error("worker.hung", after_s=round(limit_s, 1), pid=self.process.pid)
         self.fault = DeviceLostError(

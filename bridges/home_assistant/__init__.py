@@ -1,0 +1,6 @@
+"""Home Assistant: the node as a device there, by MQTT discovery."""
+
+from bridges.home_assistant.announcement import Announcement
+from bridges.home_assistant.bridge import open_home_assistant, remove_from_home_assistant
+
+__all__ = ["Announcement", "open_home_assistant", "remove_from_home_assistant"]

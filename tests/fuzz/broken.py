@@ -1,0 +1,24 @@
+"""A target with all the mistakes that there can be, to see that they are found."""
+
+import os
+from collections.abc import Iterable
+
+from tests.fuzz.target import Target
+
+
+def check(data: bytes) -> None:
+    match data[:1]:
+        case b"x":
+            raise KeyError(data)
+        case b"y":
+            while True:
+                pass
+        case b"z":
+            os.abort()
+
+
+def seeds() -> Iterable[bytes]:
+    return [b"a", b"x1", b"x2"]
+
+
+TARGET = Target(check, seeds, ("x", "y", "z"), max_len=4)
