@@ -6,8 +6,21 @@ from typing import get_args
 
 from edge_llm.cli import _make_parser
 from edge_llm.errors import EdgeLLMError
-from edge_llm.protocol import EventPayload, MqttRequest, Response, Timing, Usage
-from edge_llm.settings import load_settings
+from edge_llm.protocol import (
+    CardHealth,
+    Counts,
+    EventPayload,
+    FaultReport,
+    HostHealth,
+    MqttRequest,
+    NodeHealth,
+    QueueHealth,
+    RecoveryReport,
+    Response,
+    Timing,
+    Usage,
+)
+from edge_llm.settings import Command, RecoverySettings, ThermalSettings, load_settings
 
 TOML = r"```toml\n(.*?)```"
 ROOT = Path(__file__).parents[1]
@@ -32,6 +45,43 @@ def test_every_response_field_is_documented_and_no_other() -> None:
     assert first_column(text) == set(Response.model_fields)
     for name in (*Usage.model_fields, *Timing.model_fields):
         assert f"`{name}`" in text
+
+
+def test_every_field_of_the_health_is_documented_and_no_other() -> None:
+    text = (ROOT / "docs" / "health.md").read_text()
+    table = text.split("## What it says\n")[1].split("\n## ")[0]
+    assert first_column(table) == set(NodeHealth.model_fields)
+    rows = {row.split("|")[1].strip().strip("`"): row for row in table.splitlines() if "|" in row}
+    for name, model in (
+        ("card", CardHealth),
+        ("host", HostHealth),
+        ("queue", QueueHealth),
+        ("counts", Counts),
+        ("last_fault", FaultReport),
+        ("recovery", RecoveryReport),
+    ):
+        named = set(re.findall(r"`([a-z_]+)`", rows[name])) - {name}
+        assert named == set(model.model_fields)
+
+
+def test_the_thresholds_of_the_documentation_are_the_defaults() -> None:
+    text = (ROOT / "docs" / "health.md").read_text()
+    thermal = ThermalSettings()
+    for heat in ("warn", "hot", "critical", "emergency"):
+        celsius = getattr(thermal, f"{heat}_celsius")
+        assert f"| {celsius:g} °C | `{heat}` |" in text
+    assert f"at most {thermal.hot_max_tokens} tokens" in text
+    assert f"below {thermal.resume_celsius:g} °C" in text
+    recovery = RecoverySettings()
+    assert (
+        f"at most {recovery.max_per_hour} attempts and {recovery.max_resets_per_hour} resets"
+        in text
+    )
+
+
+def test_every_command_is_documented_and_no_other() -> None:
+    text = (ROOT / "docs" / "health.md").read_text().split("## Commands\n")[1].split("\n## ")[0]
+    assert first_column(text) - {"command"} == set(get_args(Command))
 
 
 def test_every_error_code_is_documented_and_no_other() -> None:

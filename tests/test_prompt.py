@@ -154,11 +154,13 @@ def test_small_tokenizers_work_alike(small: Prompter) -> None:
 def test_a_template_that_refuses_is_the_requests_fault(tmp_path: Path) -> None:
     write_tokenizer(tmp_path)
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
-    config["chat_template"] = "{{ raise_exception('roles must alternate') }}"
+    config["chat_template"] = (
+        "{% if messages | length > 1 %}{{ raise_exception('alternate!') }}{% endif %}Hi"
+    )
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     prompter = load_prompter(tmp_path)
-    with pytest.raises(InvalidRequestError, match="roles must alternate") as error:
-        prompter.render([user("Hi")], enable_thinking=False)
+    with pytest.raises(InvalidRequestError, match="alternate!") as error:
+        prompter.render([user("Hi"), user("Hi")], enable_thinking=False)
     assert error.value.param == "messages"
 
 

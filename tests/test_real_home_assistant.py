@@ -216,7 +216,9 @@ async def test_home_assistant_follows_what_is_switched_off_and_forgets_what_is_r
     async with mosquitto.broker().client() as client:
         await say(client, FULL)
         async with home_assistant(mosquitto.port, tmp_path) as shown:
-            async with announced(mqtt, commands=get_args(Command)):
+            # Without reboot_card: as an entity that is not enabled goes, Home Assistant clears what
+            # is cleared already, and complains of it.
+            async with announced(mqtt, commands=("pause", "resume", "drain", "reload")):
                 await shown.wait_for(lambda states: set(states) == set(SHOWN))
             async with announced(mqtt, last_answer=False, name="Oracle"):
                 await shown.wait_for(lambda states: set(states) == set(SHOWN) - rare)

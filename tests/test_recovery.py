@@ -18,7 +18,7 @@ from edge_llm.engine import OpenEngine, open_supervised
 from edge_llm.engine.governor import Governor
 from edge_llm.errors import DeviceUnavailableError, EdgeLLMError
 from edge_llm.health import HealthReporter
-from edge_llm.protocol import NodeHealth
+from edge_llm.protocol import NodeHealth, RecoveryStep
 from edge_llm.settings import (
     BackupSettings,
     DeviceSettings,
@@ -50,7 +50,7 @@ class Rig:
     monitor: DeviceMonitor
     governor: Governor
     reporter: HealthReporter
-    steps: list[str]
+    steps: list[RecoveryStep]
 
     def inject(self, faults: str) -> None:
         (self.folder / "control").write_text(faults + "\n")
@@ -130,7 +130,8 @@ async def open_rig(
         async with open_supervised(engine, settings, CardControl(settings, monitor.smi)) as opened:
             assert opened.worker
             governor = Governor(opened.queue, opened.worker, monitor, device, 0)
-            stats, steps = opened.queue.stats, []
+            stats = opened.queue.stats
+            steps: list[RecoveryStep] = []
             reporter = HealthReporter("rig", "b", opened.queue, monitor, governor=governor, index=0)
 
             def note() -> None:

@@ -11,6 +11,12 @@ from edge_llm import __version__
 
 __all__ = ["ENDPOINTS", "routes"]
 
+BUSY = {
+    "paused": "it was told to pause",
+    "draining": "it was told to take nothing new",
+    "cooling": "the card has become too hot, and cools down",
+    "reloading": "the model is about to be loaded again",
+}
 REASONS = {
     "loading": "the model is being loaded",
     "recovering": "the engine or its device failed, and is being brought back",
@@ -43,9 +49,9 @@ async def ready(request: web.Request) -> web.Response:
     body = _described(request)
     if request.app[BRIDGE].is_stopping:
         body["state"] = "stopping"
-    if body["state"] == "ready":
+    reason = REASONS.get(str(body["state"])) or BUSY.get(str(body["activity"]))
+    if reason is None:
         return web.json_response({"status": "ok", **body})
-    reason = REASONS.get(str(body["state"]), str(body["state"]))
     body = {"status": "unavailable", "reason": reason, **body}
     return web.json_response(body, status=503, headers={"Retry-After": "5"})
 

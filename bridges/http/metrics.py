@@ -159,6 +159,12 @@ class _State(Collector):
             yield CounterMetricFamily(
                 "edge_llm_worker_restarts", "Worker processes replaced", stats.num_restarts
             )
+            yield CounterMetricFamily(
+                "edge_llm_recoveries", "Times ready again after a failure", stats.num_recoveries
+            )
+            yield GaugeMetricFamily(
+                "edge_llm_attention", "1 if a person is needed", float(bool(stats.attention))
+            )
 
 
 METRICS = web.AppKey("metrics", Metrics)

@@ -11,6 +11,9 @@ from edge_llm.protocol import ModelInfo, NodeInfo
 
 __all__ = ["Nodes", "RemoteNode"]
 
+UNABLE = frozenset({"failed", "draining", "paused", "cooling", "recovering", "reloading"})
+"""What a node does that takes requests and lets them wait, or refuses them."""
+
 STATUS_TIMEOUT_S = 2.0
 """From the connection to the retained status of a node that is there, at the worst."""
 
@@ -107,7 +110,11 @@ class Nodes:
         fitting = [node for node in there if node.may_serve(model)] or there
         best = min(
             fitting,
-            key=lambda node: (in_hand.get(node.name, 0), node.activity != "idle"),
+            key=lambda node: (
+                node.activity in UNABLE,
+                in_hand.get(node.name, 0),
+                node.activity != "idle",
+            ),
             default=None,
         )
         return best.name if best else None

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from edge_llm.client.asked import Asked, News, put_on_wire
 from edge_llm.client.log import set_up_log_if_none
-from edge_llm.client.nodes import Nodes
+from edge_llm.client.nodes import UNABLE, Nodes
 from edge_llm.engine.interface import EngineState
 from edge_llm.errors import (
     BrokerError,
@@ -42,6 +42,8 @@ from edge_llm.topics import Topics
 
 __all__ = ["RemoteEngine"]
 
+STATES: dict[str, EngineState] = {"recovering": "recovering", "failed": "failed"}
+"""By what a node does; it is ready otherwise, also where requests wait."""
 RETRY_AFTER_S = 5.0  # if the node does not say
 JITTER = 0.25  # of the wait, on top: those who were refused together must not come back together
 MAX_ABANDONED = 256  # requests to cancel at nodes that are away
@@ -137,7 +139,7 @@ class RemoteEngine:
             return "offline"
         if not self.models or self.activity.startswith("loading"):
             return "loading"
-        return "recovering" if self.activity == "recovering" else "ready"
+        return STATES.get(self.activity, "ready")
 
     @property
     def activity(self) -> str:
@@ -145,7 +147,7 @@ class RemoteEngine:
         if not self.is_online:
             return "offline"
         words = [node.activity for node in self._nodes.online]
-        return "idle" if "idle" in words else words[0]
+        return "idle" if "idle" in words else min(words, key=UNABLE.__contains__)
 
     @property
     def models(self) -> tuple[ModelInfo, ...]:

@@ -25,7 +25,7 @@ __all__ = ["Prompter", "load_prompter"]
 
 END_OF_TURN = ("<|im_end|>", "<|endoftext|>")
 CALL, END_CALL = "<tool_call>", "</tool_call>"
-RENDER_TIMEOUT_S = 10.0
+RENDER_TIMEOUT_S = 5.0
 """A conversation of 256 KiB takes milliseconds."""
 MAX_RENDERED_CHARS = 2**23
 """More than all that one request and its session can say."""
@@ -268,7 +268,7 @@ def load_prompter(directory: Path) -> Prompter:
     try:
         prompter.render([GREETING], enable_thinking=False)
     except InvalidRequestError as exc:
-        raise ModelError(f"{directory}: {exc.message}, which is a greeting") from exc
+        raise ModelError(f"{directory}: not even a greeting can be said: {exc.message}") from exc
     return prompter
 
 

@@ -53,7 +53,7 @@ async def run_watch(
 
 def _connect(settings: MqttSettings) -> MqttConnection:
     topics = Topics(settings.prefix, "+")
-    retained = (topics.info, topics.activity, topics.status)
+    retained = (topics.info, topics.activity, topics.status, topics.health)
     passing = [
         *(f"{settings.prefix}/{topic}" for topic in ("request/#", "cancel/#", "response/#")),
         topics.error,

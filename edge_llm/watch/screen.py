@@ -13,7 +13,10 @@ __all__ = ["Screen"]
 
 WIDE = 100  # columns from which there is more room for names
 REST = 0  # the width of a column that takes what the others leave
-COLOURS = {"online": "green", "offline": "red", "speaking": "green", "started": "green"}
+COLOURS = {
+    **dict.fromkeys(("online", "speaking", "started"), "green"),
+    **dict.fromkeys(("offline", "failed", "recovering", "cooling"), "red"),
+}
 
 _Cell = tuple[str, str]  # text and style
 _Widths = Sequence[int]
@@ -50,9 +53,9 @@ class Screen:
         lines = [
             self._header(state, width, trouble),
             *_table(
-                ("NODE", "UP", "ACTIVITY", "STATUS", "VERSION", "MODELS"),
+                ("NODE", "UP", "ACTIVITY", "STATUS", "CARD", "VERSION", "MODELS"),
                 [_node_cells(node, now) for node in nodes] or [[("none yet", "dim")]],
-                (names, 6, 16, 8, 8, REST),
+                (names, 6, 16, 8, 12, 8, REST),
                 (width, num_nodes),
             ),
             *_table(
@@ -108,8 +111,9 @@ def _node_cells(node: NodeSeen, now: float) -> list[_Cell]:
         (up if node.status == "online" else "", ""),
         (node.activity, COLOURS.get(node.activity, "")),
         (node.status, COLOURS.get(node.status, "yellow")),
+        (node.card, "red" if " " in node.card.removesuffix(" C") else ""),
         (node.version, ""),
-        (node.models, ""),
+        (node.attention or node.models, "bold red" if node.attention else ""),
     ]
 
 

@@ -7,7 +7,7 @@ far as a line shows them, and of nodes and requests there are only so many.
 from collections import deque
 from dataclasses import dataclass, field
 
-from edge_llm.protocol import NodeInfo
+from edge_llm.protocol import NodeHealth, NodeInfo
 from edge_llm.topics import RESERVED_LEVELS
 from edge_llm.watch.payloads import (
     MAX_CHARS,
@@ -129,6 +129,9 @@ class State:
         if what == "info":
             info = read(NodeInfo, payload)
             return _note_info(node, info, now) if info else None
+        if what == "health":
+            health = read(NodeHealth, payload)
+            return _note_health(node, health) if health else None
         return _note_word(node, what, text, now)
 
     def _take_request(
@@ -206,6 +209,18 @@ def _note_word(node: NodeSeen, what: str, text: str, now: float) -> Happening | 
         node.activity = text
         return Happening("node", node.name, text)
     return None
+
+
+def _note_health(node: NodeSeen, health: NodeHealth) -> Happening | None:
+    celsius = health.card.temperature_celsius if health.card else None
+    heat = "" if health.heat in (None, "normal") else f" {health.heat}"
+    node.card = "" if celsius is None else f"{celsius:.0f} C{heat}"
+    before, node.attention = node.attention, short(health.attention or "")
+    if node.attention == before:
+        return None
+    return Happening(
+        "node", node.name, "needs you" if node.attention else "is well", node.attention
+    )
 
 
 def _note_info(node: NodeSeen, info: NodeInfo, now: float) -> Happening | None:

@@ -167,7 +167,8 @@ class Link:
         if isinstance(answer, Done):
             self._on_proof()
         if isinstance(answer, DeviceLostError):
-            self.fault, self.is_dead = answer, True  # it ends itself
+            self.fault = answer
+            self.close()  # it ends itself, or is ended if the card lets it not
         if asked := self._asked.get(request_id):  # else nobody waits for it any more
             asked.is_over = asked.is_over or is_last
             if answer:
@@ -206,7 +207,9 @@ class Link:
         limit_s = self._load_timeout_s if LOADING in self._in_hand else self._clock.limit_s
         rest_s = self._heard_at + limit_s - time.monotonic()
         if rest_s > 0:
-            self._timer = asyncio.get_running_loop().call_later(min(rest_s, LOOK_EVERY_S), self._watch)
+            self._timer = asyncio.get_running_loop().call_later(
+                min(rest_s, LOOK_EVERY_S), self._watch
+            )
             return
         log.error("worker.hung", after_s=round(limit_s, 1), pid=self.process.pid)
         self.fault = DeviceLostError(
