@@ -5,7 +5,6 @@ that is JSON, as ``json``. They are Jinja2 in its sandbox, written by whoever wr
 a message only fills them in, and can't bring a template of its own.
 """
 
-import functools
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -20,36 +19,13 @@ from edge_llm.protocol import MAX_PAYLOAD_BYTES
 from edge_llm.protocol.request import SESSION_NAME
 from edge_llm.section import Section, TopicFilter, TopicLevel
 from edge_llm.text.surrogates import mend
+from edge_llm.text.template import fill, parse_template
 from edge_llm.topics import Topics, explain_bad_topic, overlaps
 
 __all__ = ["Pressed", "Route", "find_conflict"]
 
 
-@functools.cache
-def _sandbox() -> Any:
-    # Here, as a node without routes needs no Jinja2 in its core.
-    from jinja2 import StrictUndefined
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    return ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
-
-
-@functools.lru_cache(maxsize=1024)
-def _compile(source: str) -> Any:
-    return _sandbox().from_string(source)
-
-
-def _template(source: str) -> str:
-    from jinja2 import TemplateError
-
-    try:
-        _compile(source)
-    except TemplateError as exc:
-        raise ValueError(f"not a template: {exc}") from exc
-    return source
-
-
-TemplateText = Annotated[str, AfterValidator(_template)]
+TemplateText = Annotated[str, AfterValidator(parse_template)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +121,7 @@ class Route(Section):
         if source is None:
             return None
         try:
-            return mend(str(_compile(source).render(values)))
+            return mend(fill(source, values))
         # A template may fail in any way that Python code may: 1 / json.n
         except Exception as exc:
             raise InvalidRequestError(f"route {self.id!r}: {field}: {exc}", param=field) from exc

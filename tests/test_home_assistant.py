@@ -41,6 +41,7 @@ from tests.home_assistant import (
     JAPANESE,
     LAST_ANSWER,
     SILENT,
+    STATUS,
     announced,
     hurry,
 )
@@ -346,7 +347,8 @@ async def test_a_node_announces_itself_and_its_answers_if_it_shall(
         home_assistant=HomeAssistantSettings(enabled=enabled),
     )
     async with RawClient(mosquitto.port) as client, open_node(settings):
-        await client.subscribe("llm/response/a", LAST_ANSWER, CONFIG)
+        await client.subscribe("llm/response/a", LAST_ANSWER, CONFIG, STATUS)
+        await client.wait_for(STATUS)
         if enabled:
             [told] = await client.wait_for(CONFIG)
             assert "payload_press" in json.loads(told)["components"]["command_pause"]

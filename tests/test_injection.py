@@ -172,7 +172,7 @@ def test_a_persona_and_the_nodes_own_prompt_are_text_too(prompter: Prompter) -> 
 
 
 def test_a_tokenizer_that_looks_for_tokens_late_is_not_fooled(tmp_path: Path) -> None:
-    """NFKC makes ``＜`` of full width a plain ``<`` before such a token is looked for."""
+    """NFKC makes signs of full width plain ones before such a token is looked for."""
     write_tokenizer(tmp_path)
     file = tmp_path / "tokenizer.json"
     tokenizer = json.loads(file.read_text())
@@ -203,10 +203,7 @@ OK = "{% for m in messages %}{{ m.content }}{% endfor %}"
         "{{ ''.__class__.__mro__[1].__subclasses__() }}",
         "{{ messages.append.__self__.__class__ }}",
         "{{ cycler.__init__.__globals__.os.system('touch escaped') }}",
-        "{{ ''|attr('__class__') }}",
-        "{{ '{0.__class__}'.format(1) }}",
         "{% set _ = messages.append(1) %}",
-        "{{ lipsum.__globals__ }}",
         "{% include '/etc/passwd' %}",
         "{% for i in range(10 ** 9) %}{% endfor %}",
         "{% for",
@@ -230,6 +227,15 @@ def test_a_template_can_not_break_out(
         prompter = load_prompter(with_template(tmp_path / "later", refuses_later))
         with pytest.raises(InvalidRequestError, match="chat template refuses"):
             prompter.render([HI, HI], enable_thinking=False)
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["{{ ''|attr('__class__') }}", "{{ '{0.__class__}'.format(1) }}", "{{ lipsum.__globals__ }}"],
+)
+def test_a_template_that_looks_further_sees_nothing(tmp_path: Path, template: str) -> None:
+    prompter = load_prompter(with_template(tmp_path, f"<{template}>"))
+    assert prompter._text([HI]) == "<>"
 
 
 ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
@@ -281,6 +287,11 @@ def test_code_in_a_model_directory_is_not_run(
     assert not (tmp_path / "escaped").exists()
 
 
+def wait_for_ever() -> None:
+    while True:
+        pass
+
+
 def test_a_time_limit_leaves_other_alarms_alone() -> None:
     rung: list[float] = []
     before = signal.signal(signal.SIGALRM, lambda *_: rung.append(time.monotonic()))
@@ -288,8 +299,7 @@ def test_a_time_limit_leaves_other_alarms_alone() -> None:
     try:
         begun = time.monotonic()
         with pytest.raises(TimeoutError, match=r"0\.02 s"), time_limit(0.02):
-            while True:
-                pass
+            wait_for_ever()
         with time_limit(5):
             pass
         while not rung:
@@ -315,6 +325,7 @@ def test_in_other_threads_nothing_is_limited() -> None:
 
 
 TOPICS = Topics("llm", "stage")
+LONG = json.dumps({"n": 99_999, "x": "x" * 999})
 
 
 @pytest.mark.parametrize(
@@ -323,7 +334,7 @@ TOPICS = Topics("llm", "stage")
         ("{{ payload * json.n }}", '{"n": 100000000000}'),
         ("{{ [payload] * json.n }}", '{"n": 100000000000}'),
         ("{{ json.n ** json.n }}", '{"n": 100000000}'),
-        ("{% for i in range(json.n) %}{{ payload }}{% endfor %}", '{"n": 99999, "x": "' + "x" * 999 + '"}'),
+        ("{% for i in range(json.n) %}{{ payload }}{% endfor %}", LONG),
         ("{% for i in range(json.n) %}{% endfor %}", '{"n": 100000000000}'),
         ("{{ payload.__class__ }}", "x"),
         ("{{ json.__init__.__globals__ }}", "{}"),

@@ -99,6 +99,7 @@ async def open_rig(
     *,
     recovery: dict[str, Any] | None = None,
     backup: BackupSettings | None = None,
+    interval_s: float = 0.1,
     **worker: Any,
 ) -> AsyncIterator[Rig]:
     write_smi(folder, card)
@@ -111,7 +112,7 @@ async def open_rig(
     }
     settings = RecoverySettings().model_copy(update=quick | (recovery or {}))
     device = DeviceSettings(axcl_smi=folder / "axcl-smi").model_copy(
-        update={"interval_s": 0.1, "timeout_s": 2.0}
+        update={"interval_s": interval_s, "timeout_s": 2.0}
     )
     engine = EngineSettings(
         worker=WorkerSettings(

@@ -24,6 +24,9 @@ MAX_CLIENTS = 64
 MAX_MESSAGES = 200
 """Of one conversation; what the context has no room for goes earlier."""
 
+MAX_CHARS = 500_000
+"""Of one conversation; an engine on another machine does not say what it has no room for."""
+
 MAX_WAITING = 8
 """Requests of one client that wait for each other."""
 
@@ -105,11 +108,21 @@ class Conversation:
                     if isinstance(event, Done) and text:
                         answer = Message(role="assistant", content=text)
                         kept = (*said, answer)[event.dropped_messages :]
-                        self._turns = kept[-MAX_MESSAGES:]
+                        self._turns = _newest(kept)
                         self._used_at = self._clock()
                     yield event
         finally:
             self._running = None
+
+
+def _newest(turns: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Return as many of the newest turns as are kept."""
+    turns, room = turns[-MAX_MESSAGES:], MAX_CHARS
+    for number, turn in enumerate(reversed(turns)):
+        room -= len(turn.content)
+        if room < 0:
+            return turns[len(turns) - number :]
+    return turns
 
 
 class _Stop:

@@ -1,7 +1,8 @@
 """Listening: the aiohttp application, from its port being opened to its last stream being ended."""
 
+import asyncio
 import errno
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -13,12 +14,14 @@ from bridges.http import axera, health, ollama, openai
 from bridges.http.auth import make_auth_middleware
 from bridges.http.bridge import BRIDGE, Bridge
 from bridges.http.conversation import KEPT, Conversations
+from bridges.http.door import Door
 from bridges.http.errors import error_middleware
 from bridges.http.limits import make_limit_middleware
 from bridges.http.metrics import METRICS, Metrics
 from bridges.http.metrics import routes as metrics_routes
 from bridges.http.openapi import make_endpoint as openapi_endpoint
 from bridges.http.request_id import add_header, name_request
+from bridges.http.server_log import server_logger
 from edge_llm.device import DeviceMonitor
 from edge_llm.engine import Engine, EngineStats
 from edge_llm.errors import ConfigurationError
@@ -29,6 +32,7 @@ __all__ = ["HttpServer", "open_http"]
 
 log = structlog.get_logger()
 
+BACKLOG = 128
 SHUTDOWN_TIMEOUT_S = 0.4
 """For error frames to reach their readers; aiohttp waits this long, cancels, waits once more."""
 
@@ -72,8 +76,10 @@ async def open_http(
     """
     bridge = Bridge(engine, settings, node)
     metrics = Metrics(engine, stats, node, monitor)
+    door = Door()
     app = web.Application(
         middlewares=[
+            door.middleware,
             name_request,
             metrics.middleware,
             error_middleware,
@@ -91,11 +97,17 @@ async def open_http(
     _allow_origins(app, settings.cors_origins)
     # Without handler_cancellation, aiohttp lets handlers go on for clients that have gone.
     runner = web.AppRunner(
-        app, handler_cancellation=True, shutdown_timeout=SHUTDOWN_TIMEOUT_S, access_log=None
+        app,
+        handler_cancellation=True,
+        shutdown_timeout=SHUTDOWN_TIMEOUT_S,
+        access_log=None,
+        logger=server_logger,
     )
     await runner.setup()
     try:
-        server = await _listen(runner, settings)
+        assert runner.server
+        listeners = await _listen(door.make_protocol(runner.server), settings)
+        server = _described(listeners)
         log.info("http.started", address=server.address, port=server.port)
         try:
             yield server
@@ -103,6 +115,7 @@ async def open_http(
             try:
                 await bridge.stop(settings.stop_timeout_s)
             finally:
+                _close(listeners)
                 await runner.cleanup()
             log.info("http.stopped", address=server.address, port=server.port)
     finally:
@@ -119,20 +132,39 @@ def _allow_origins(app: web.Application, origins: Sequence[str]) -> None:
         cors.add(route)
 
 
-async def _listen(runner: web.AppRunner, settings: HttpSettings) -> HttpServer:
-    address, port = await _open(runner, settings.host, settings.port, "port")
-    if settings.ollama_port is None:
-        return HttpServer(address, port)
-    _, second = await _open(runner, settings.host, settings.ollama_port, "ollama_port")
-    return HttpServer(address, port, second)
+async def _listen(
+    make_protocol: Callable[[], asyncio.Protocol], settings: HttpSettings
+) -> list[asyncio.Server]:
+    """Let connections in on one port or two."""
+    listeners = [await _open(make_protocol, settings.host, settings.port, "port")]
+    if settings.ollama_port is not None:
+        try:
+            second = await _open(make_protocol, settings.host, settings.ollama_port, "ollama_port")
+        except ConfigurationError:
+            _close(listeners)
+            raise
+        listeners.append(second)
+    return listeners
 
 
-async def _open(runner: web.AppRunner, host: str, port: int, setting: str) -> tuple[str, int]:
-    """Listen on a port, and return the address and port that it has become."""
-    num_before = len(runner.addresses)
+def _close(listeners: Sequence[asyncio.Server]) -> None:
+    for listener in listeners:
+        listener.close()
+
+
+def _described(listeners: Sequence[asyncio.Server]) -> HttpServer:
+    names = [listener.sockets[0].getsockname() for listener in listeners]
+    (address, port), *others = ((str(name[0]), int(name[1])) for name in names)
+    return HttpServer(address, port, others[0][1] if others else None)
+
+
+async def _open(
+    make_protocol: Callable[[], asyncio.Protocol], host: str, port: int, setting: str
+) -> asyncio.Server:
     variable = f"EDGE_LLM_HTTP__{setting.upper()}"
+    loop = asyncio.get_running_loop()
     try:
-        await web.TCPSite(runner, host, port).start()
+        return await loop.create_server(make_protocol, host, port, backlog=BACKLOG)
     except OSError as exc:
         where = _join(host, port)
         if exc.errno == errno.EADDRINUSE:
@@ -146,8 +178,6 @@ async def _open(runner: web.AppRunner, host: str, port: int, setting: str) -> tu
             f"to an address of this machine, and http.{setting} ({variable}) to one above 1023",
             param="http.host",
         ) from exc
-    address, opened = runner.addresses[num_before][:2]
-    return str(address), int(opened)
 
 
 def _join(host: str, port: int) -> str:

@@ -37,7 +37,7 @@ class Harmless:
         return text
 
     def answer(self, text: str) -> str:
-        """Return an earlier answer; it may begin with its thinking, which the template takes out."""
+        """Return an earlier answer; it may begin with thinking, which the template takes out."""
         before, opened, rest = text.partition(THINK)
         thoughts, closed, said = rest.partition(END_THINK)
         if not (opened and closed) or before.strip():

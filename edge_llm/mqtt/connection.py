@@ -10,6 +10,8 @@ The rules that hold, with their reasons in brackets:
 - Subscriptions are made anew at every connect [2]: a broker may have lost them.
 - A publish at QoS 1, or one that is to be kept, waits here for the connection; any other is dropped
   without one. What paho was given and the broker did not confirm, paho says again by itself [3].
+- What waits has bounds: of messages that are retained the newest on each topic, at QoS 0 the newest
+  of all; beyond the rest, a publish fails at once, and its request is not acknowledged.
 """
 
 import asyncio
@@ -36,7 +38,9 @@ log = structlog.get_logger()
 RECONNECT_DELAY_S = (1, 30)  # before jitter
 STOP_TIMEOUT_S = 1.0  # for the last messages to leave
 KEPT_MESSAGES = 256  # at QoS 0, without a connection; the newest
+MAX_UNCONFIRMED = 4096  # of all that was sent, or waits; answers in hand are far fewer
 NOT_CONNECTED = "not connected to the MQTT broker"
+NOT_READING = "the MQTT broker does not take what is sent to it"
 
 
 class MqttConnection:
@@ -188,8 +192,9 @@ class MqttConnection:
 
         Raises (through the future):
             BrokerError: the message was dropped: there is no connection, or it expired before
-                there was one; or, and then it is not ``retryable``, no broker or not this one
-                takes it: its topic can be none, or it is too large.
+                there was one, or too many wait to be confirmed; or, and then it is not
+                ``retryable``, no broker or not this one takes it: its topic can be none, or it is
+                too large.
         """
         outgoing = Pending(
             topic=topic,
@@ -202,7 +207,10 @@ class MqttConnection:
             correlation=correlation,
             properties=tuple(properties),
         )
-        self._send(outgoing)
+        if len(self._outgoing) + len(self._waiting) < MAX_UNCONFIRMED:
+            self._send(outgoing)
+        else:
+            outgoing.fail(NOT_READING)
         return outgoing.confirmed
 
     def resubscribe(self, subscriptions: Iterable[Subscription]) -> None:
@@ -275,11 +283,19 @@ class MqttConnection:
         if not outgoing.waits:
             outgoing.fail(NOT_CONNECTED)
             return
+        if outgoing.retain:
+            self._supersede(outgoing.topic)
         self._waiting.append(outgoing)
         kept = [waiting for waiting in self._waiting if waiting.qos == 0]
         if len(kept) > KEPT_MESSAGES:
             self._waiting.remove(kept[0])
             kept[0].fail(NOT_CONNECTED)
+
+    def _supersede(self, topic: str) -> None:
+        """Forget what was to be retained on a topic before: something newer is, now."""
+        for before in [w for w in self._waiting if w.retain and w.topic == topic]:
+            self._waiting.remove(before)
+            before.fail("a newer message took its place before there was a connection")
 
     def _send_waiting(self) -> None:
         waiting, self._waiting = self._waiting, deque()

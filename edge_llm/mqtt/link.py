@@ -9,6 +9,7 @@ happens in the event loop. The rules that hold, with their reasons in brackets:
 - The delay before a try is drawn one event ahead [3], as paho begins to wait before the loop hears
   of a loss.
 - At the end no connection is left [4]: paho's thread may make one while it is being stopped.
+- What the loop has not got round to stays at the broker [5]: paho's thread waits, and TCP with it.
 """
 
 import asyncio
@@ -31,6 +32,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from edge_llm.errors import ConfigurationError
 from edge_llm.mqtt.backoff import Backoff
 from edge_llm.mqtt.message import Will, make_properties
+from edge_llm.mqtt.throttle import throttle
 from edge_llm.mqtt.tls import load_again, make_tls_context
 from edge_llm.mqtt.trouble import Trouble
 from edge_llm.settings import MqttSettings
@@ -41,6 +43,7 @@ log = structlog.get_logger()
 
 CONNECT_TIMEOUT_S = 5.0  # of TCP, and again of TLS
 ANSWER_TIMEOUT_S = 1.5  # from TCP's connection to MQTT's; amqtt never answers MQTT 5
+MAX_PACKET_BYTES = 2**24  # no request is as large, nor an answer with all that can be told of it
 MAX_IN_FLIGHT = 10  # brokers take as many at least (HiveMQ); paho's own 20 may be too many
 # paho's words for how a connection ended
 CLOSED, TAKEN_OVER = "Unspecified error", "Session taken over"
@@ -190,7 +193,8 @@ class Link:
         # paho calls this from its except block.
         client.on_connect_fail = self._from_thread(client, self._unreachable, sys.exception)
         client.on_disconnect = self._from_thread(client, self._lost)
-        client.on_message = self._from_thread(client, self._listener.received)
+        received = self._from_thread(client, self._listener.received)
+        client.on_message = throttle(received, self._loop)  # [5]
         client.on_publish = self._from_thread(client, self._listener.confirmed)
         client.on_subscribe = self._from_thread(client, self._listener.subscribed)
         return client
@@ -234,6 +238,7 @@ class Link:
             properties = make_properties(PacketTypes.CONNECT)
             properties.SessionExpiryInterval = 0 if self._clean else self._settings.session_expiry_s
             properties.ReceiveMaximum = self._receive_maximum
+            properties.MaximumPacketSize = MAX_PACKET_BYTES
             options = {"clean_start": self._clean, "properties": properties}
         self._draw_delay()
         self.client.connect_async(

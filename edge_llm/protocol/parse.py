@@ -69,7 +69,7 @@ def validate(model: type[Model], payload: bytes | str) -> Model:
 def translate(exc: ValidationError) -> InvalidRequestError:
     """Make one sentence of the first thing that pydantic found wrong."""
     # Unknown names first: a mistyped field is the likeliest reason for all the others.
-    errors = exc.errors(include_url=False, include_context=False)
+    errors = exc.errors(include_url=False, include_input=False)
     first = min(errors, key=lambda error: error["type"] != "extra_forbidden")
     path = ".".join(str(part) for part in first["loc"] if part != "[key]")
     param = (path if len(path) <= MAX_PARAM_CHARS else f"{path[:MAX_PARAM_CHARS]}…") or None
@@ -86,4 +86,7 @@ def translate(exc: ValidationError) -> InvalidRequestError:
             return UnknownFieldError(f"there is no field {param!r}", param=param)
         case "value_error":
             return InvalidRequestError(first["msg"].removeprefix("Value error, "), param=param)
-    return InvalidRequestError(f"{param or 'request'}: {first['msg']}", param=param)
+    text = first["msg"]
+    if first["type"] == "union_tag_invalid":  # pydantic's words repeat what was sent
+        text = f"its type is none of {first['ctx']['expected_tags']}"
+    return InvalidRequestError(f"{param or 'request'}: {text}", param=param)

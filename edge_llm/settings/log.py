@@ -13,6 +13,6 @@ class LogSettings(Section):
     """What is logged, and how."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
-    """Prompts and replies are logged at debug only."""
+    """How much; what is asked and answered is logged at none of them."""
     format: Literal["auto", "text", "json"] = "auto"
     """Auto: readable on a terminal, JSON otherwise."""

@@ -38,7 +38,7 @@ class Sessions:
     def keep(self, name: str, turns: Sequence[Message]) -> None:
         """Replace a conversation by what it has become."""
         turns = list(turns)
-        while sum(len(turn.content) for turn in turns) > self._settings.max_chars and turns:
+        while turns and sum(map(_num_chars, turns)) > self._settings.max_chars:
             turns = turns[_len_of_oldest(turns) :]
         with self._database.transaction():
             self._database.write(
@@ -66,3 +66,9 @@ class Sessions:
 def _len_of_oldest(turns: Sequence[Message]) -> int:
     """Return how many messages the oldest turn has: a user's, and the answers to it."""
     return next((n for n in range(1, len(turns)) if turns[n].role == "user"), len(turns))
+
+
+def _num_chars(turn: Message) -> int:
+    calls = turn.tool_calls or ()
+    said = (turn.content, *(text for c in calls for text in (c.id, c.function.arguments)))
+    return sum(map(len, said))

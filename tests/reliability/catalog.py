@@ -31,7 +31,7 @@ from tests.reliability.world import EngineKind
 __all__ = ["FAULTS"]
 
 BOTH: tuple[EngineKind, ...] = ("card", "cpu")
-FAKETIME = frozenset({"faketime"})
+CLOCK = frozenset({"clock"})
 TOOL_S = 8.0
 WEDGED = {"WEDGE": 1}
 
@@ -134,7 +134,7 @@ AROUND = (
         clock_jumps(HOUR_S),
         signs=None,
         engines=BOTH,
-        needs=FAKETIME,
+        needs=CLOCK,
     ),
     Fault(
         "clock_back",
@@ -142,7 +142,7 @@ AROUND = (
         clock_jumps(-HOUR_S),
         signs=None,
         engines=BOTH,
-        needs=FAKETIME,
+        needs=CLOCK,
     ),
     Fault(
         "both_killed",

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from tests.clients import RawClient, eventually
@@ -162,6 +163,15 @@ class Crowd:
             if asked.at > at and asked.finals and not asked.error
         ]
         return min(times, default=None)
+
+    def longest_silence_s(self, since: float, until: float) -> float:
+        """Return the longest time between two answers with text, within a time."""
+        times = sorted(
+            at
+            for asked in self.asked.values()
+            if asked.finals and not asked.error and since <= (at := asked.finals[0][0]) <= until
+        )
+        return max(after - before for before, after in pairwise([since, *times, until]))
 
     def num_texts_after(self, at: float) -> int:
         """Return how many of those that were asked after a time have been answered with text."""

@@ -56,7 +56,7 @@ class Fault:
         limit_s: until the node must be well again.
         is_fresh: the node is started anew before each injection.
         switches: of the virtual card.
-        needs: what the world needs beside that: ``faketime``, ``small_store``.
+        needs: what the world needs beside that: ``clock``, ``small_store``.
     """
 
     name: str
@@ -230,11 +230,10 @@ def clock_jumps(seconds: int) -> Inject:
     """Set the node's clock, as somebody with ``date`` does, or NTP after a power cut."""
 
     async def inject(world: World) -> float:
-        text = world.clock_file.read_text() if world.clock_file.exists() else "+0"
+        if world.clock is None:
+            raise RuntimeError("this world has no clock that can be set")
         at = time.monotonic()
-        aside = world.clock_file.with_suffix(".new")
-        aside.write_text(f"{int(text) + seconds:+d}")
-        aside.rename(world.clock_file)
+        world.clock.jump(seconds)
         return at
 
     return inject

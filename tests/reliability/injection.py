@@ -30,7 +30,11 @@ class Row:
     lasts_s: float
     injected: int = 0
     detected_s: list[float] = field(default_factory=list)
+    """From the injection to the first sign of it."""
     back_s: list[float] = field(default_factory=list)
+    """From the injection to the first answer to a request that was sent after it."""
+    silence_s: list[float] = field(default_factory=list)
+    """The longest time without an answer, until the node was well again."""
     asked: int = 0
     texts: int = 0
     errors: Counter[str] = field(default_factory=Counter)
@@ -130,6 +134,8 @@ async def _inject(world: World, fault: Fault, row: Row) -> None:
         row.troubles.append(str(exc))
         return
     deadline = at + fault.lasts_s + fault.limit_s
+    if fault.signs:
+        await world.until(lambda: world.watch.first(fault.signs or (), at), fault.limit_s)
     is_back = await world.until(
         lambda: world.crowd.first_text_after(at), deadline - time.monotonic()
     )
@@ -143,6 +149,7 @@ async def _inject(world: World, fault: Fault, row: Row) -> None:
         row.detected_s.append(seen - at)
     if back := world.crowd.first_text_after(at):
         row.back_s.append(back - at)
+    row.silence_s.append(world.crowd.longest_silence_s(at, time.monotonic()))
 
 
 def _latest(row: Row) -> str:

@@ -2,24 +2,24 @@
 
 import ctypes
 import os
+import struct
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
 
-from tests.programs import require_program
+__all__ = ["SettableClock", "fill", "small_disk"]
 
-__all__ = ["fake_clock", "fill", "small_disk"]
-
-DISK_BYTES = 1024 * 1024
+DISK_BYTES = 16 * 1024 * 1024
 CHUNK_BYTES = 4096
 MNT_DETACH = 2
 
 
 @contextmanager
 def small_disk(folder: Path) -> Iterator[bool]:
-    """Mount a file system of 1 MiB there, if that is allowed; say whether it was."""
+    """Mount a file system of 16 MiB there, if that is allowed; say whether it was."""
     libc = ctypes.CDLL(None, use_errno=True)
     options = f"size={DISK_BYTES}".encode()
     is_mounted = libc.mount(b"tmpfs", bytes(folder), b"tmpfs", 0, options) == 0
@@ -48,21 +48,25 @@ def fill(folder: Path, pid: int) -> Callable[[], None]:
     return path.unlink
 
 
-def fake_clock(file: Path) -> dict[str, str]:
-    """Return the environment of a process whose clock is off by what the file says, as ``+3600``.
+class SettableClock:
+    """The clock of a process and its children, by which only what people set is off.
 
-    Only the clock that somebody can set is: the monotonic one and the times of files are real.
+    Args:
+        folder: for the library and for the file that says by how much.
     """
-    require_program("faketime", "faketime")
-    libraries = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
-    if not libraries:
-        raise RuntimeError("faketime is installed, but its library is not where Debian has it")
-    file.write_text("+0")
-    return {
-        "LD_PRELOAD": ":".join(filter(None, [str(libraries[0]), os.environ.get("LD_PRELOAD")])),
-        "FAKETIME_TIMESTAMP_FILE": str(file),
-        "FAKETIME_NO_CACHE": "1",
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        "DONT_FAKE_MONOTONIC": "1",
-        "NO_FAKE_STAT": "1",
-    }
+
+    def __init__(self, folder: Path) -> None:
+        library = folder / "clock.so"
+        command = [os.environ.get("CC", "cc"), "-O2", "-shared", "-fPIC", "-o", str(library)]
+        subprocess.run([*command, str(Path(__file__).parent / "clock.c"), "-ldl"], check=True)
+        self._file = folder / "clock"
+        self._file.write_bytes(struct.pack("=q", 0))
+        self.environment = {"LD_PRELOAD": str(library), "RELIABILITY_CLOCK": str(self._file)}
+        """What a process needs to have this clock."""
+
+    def jump(self, seconds: int) -> None:
+        """Set it further ahead, or back."""
+        with self._file.open("r+b") as file:
+            (offset,) = struct.unpack("=q", file.read(8))
+            file.seek(0)
+            file.write(struct.pack("=q", offset + seconds))

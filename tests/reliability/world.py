@@ -20,7 +20,7 @@ from tests.brokers import Mosquitto
 from tests.reliability.clocks import FACTOR
 from tests.reliability.crowd import Crowd, open_crowd
 from tests.reliability.in_worker import FACTOR_VARIABLE, SPOIL_VARIABLE
-from tests.reliability.surroundings import fake_clock, fill, small_disk
+from tests.reliability.surroundings import SettableClock, fill, small_disk
 from tests.reliability.watch import NODE, Watch, open_watch
 from tests.virtual_ax650.card import Card, open_card
 from tests.virtual_ax650.pack import pack
@@ -117,7 +117,7 @@ class World:
     Attributes:
         store: the directory of what outlives a restart.
         spoil_file: what the next step of the engine does instead; see ``in_worker``.
-        clock_file: what the node's clock is off by, for libfaketime.
+        clock: the node's, if it needs one that can be set.
         chance: of when exactly something happens.
     """
 
@@ -131,7 +131,7 @@ class World:
     smi: Path
     store: Path
     spoil_file: Path
-    clock_file: Path
+    clock: SettableClock | None
     chance: random.Random
     notes: list[str] = field(default_factory=list)
 
@@ -232,7 +232,7 @@ async def open_world(
         engine: what generates: the virtual card, or the CPU.
         model: the packed model, for the card.
         seed: of who asks what.
-        needs: ``faketime``: the node's clock can be set; ``small_store``: its disk can be full.
+        needs: ``clock``: the node's can be set; ``small_store``: its disk can be full.
         switches: of the virtual card.
     """
     files = {"CONTROL": folder / "control", "STATE": folder / "state"}
@@ -248,13 +248,14 @@ async def open_world(
         config = _write_settings(
             folder, model if engine == "card" else None, card, smi, broker.port
         )
+        clock = SettableClock(folder) if "clock" in needs else None
         variables = {
             **os.environ,
             **card.environment,
             "PYTHONPATH": f"{SITE}:{ROOT}",
             FACTOR_VARIABLE: str(FACTOR),
             SPOIL_VARIABLE: str(folder / "spoil"),
-            **(fake_clock(folder / "clock") if "faketime" in needs else {}),
+            **(clock.environment if clock else {}),
         }
         node = NodeProcess(config, folder / "node.log", variables)
         watch = await stack.enter_async_context(open_watch(broker.port, folder / "node.log"))
@@ -270,7 +271,7 @@ async def open_world(
             smi,
             store=folder / "store",
             spoil_file=folder / "spoil",
-            clock_file=folder / "clock",
+            clock=clock,
             chance=random.Random(seed),
         )
         world.reset()

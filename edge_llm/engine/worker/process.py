@@ -15,6 +15,7 @@ import threading
 import time
 import traceback
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from edge_llm.engine.loading import load_engine
 from edge_llm.engine.local import LocalEngine
@@ -43,6 +44,7 @@ from edge_llm.settings import EngineSettings
 
 __all__ = ["main"]
 
+OOM_SCORE = "500"  # of 1000; anybody may raise his own
 IDLE_AFTER_S = 0.05  # the next of those that wait is sent when the one before has ended
 
 
@@ -220,6 +222,8 @@ class _Worker:
 def main() -> None:
     """Serve the socket whose file descriptor is the first argument."""
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # vendor libraries print to stdout
+    with contextlib.suppress(OSError):  # if memory runs out, then the model's; the core lives on
+        Path("/proc/self/oom_score_adj").write_text(OOM_SCORE)
     with socket.socket(fileno=int(sys.argv[1])) as sock:
         _Worker(sock).run()
 
