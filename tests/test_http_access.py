@@ -1,6 +1,7 @@
 """Who may ask over HTTP, how often, from which pages, and under which name it is logged."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -175,6 +176,32 @@ async def test_other_pages_may_not(http: aiohttp.ClientSession) -> None:
     headers = {"Origin": "https://evil.example", "api-key": LAMP}
     async with http.get("/v1/models", headers=headers) as response:
         assert "Access-Control-Allow-Origin" not in response.headers
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("https://evil.example", 403),
+        ("http://192.168.1.9", 403),
+        ("null", 403),
+        ("http://[", 403),
+        (PAGE, 200),
+        ("http://localhost:3000", 200),
+        ("http://127.0.0.1:8080", 200),
+        ("vscode-webview://1c2b", 200),
+        ("itself", 200),
+    ],
+)
+async def test_a_page_can_not_send_what_it_may_not_read(
+    server: HttpServer, http: aiohttp.ClientSession, origin: str, status: int
+) -> None:
+    """As text, which a browser sends without asking."""
+    origin = server.url if origin == "itself" else origin
+    headers = {"Origin": origin, "api-key": LAMP, "Content-Type": "text/plain"}
+    async with http.post("/v1/chat/completions", data=json.dumps(ASK), headers=headers) as response:
+        assert response.status == status
+        if status == 403:
+            assert "http.cors_origins" in (await response.json())["error"]["message"]
 
 
 async def test_a_request_has_a_name_that_the_log_knows(http: aiohttp.ClientSession) -> None:

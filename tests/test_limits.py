@@ -8,15 +8,30 @@ from typing import Any
 import aiohttp
 import pytest
 
-from bridges.http import open_http
+from bridges.http import door, open_http
 from bridges.http.bridge import Bridge
-from bridges.http.conversation import MAX_CHARS, Conversations
+from bridges.http.conversation import MAX_CHARS, MAX_CLIENTS, MAX_MESSAGES, Conversations
+from edge_llm.engine import prompt
 from edge_llm.errors import BrokerError
-from edge_llm.mqtt import MqttConnection
+from edge_llm.mqtt import MqttConnection, link, throttle
 from edge_llm.mqtt import connection as mqtt_connection
-from edge_llm.protocol import ChatRequest, FunctionCall, Message, ToolCall
-from edge_llm.settings import HttpSettings, MqttSettings, SessionSettings, StoreSettings
+from edge_llm.protocol import (
+    MAX_PAYLOAD_BYTES,
+    ChatRequest,
+    FunctionCall,
+    Message,
+    ToolCall,
+)
+from edge_llm.settings import (
+    EngineSettings,
+    HttpSettings,
+    MqttSettings,
+    SessionSettings,
+    StoreSettings,
+)
 from edge_llm.store import open_store
+from edge_llm.text import template
+from edge_llm.topics import MAX_ID_CHARS, MAX_TOPIC_BYTES
 from tests.brokers import Mosquitto, Proxy
 from tests.clients import eventually
 from tests.fakes import ScriptedEngine
@@ -208,3 +223,27 @@ async def test_labels_of_metrics_come_from_us() -> None:
         assert "nowhere" not in text
         assert "m17" not in text
         assert 'route="unknown",status="404"} 30.0' in text
+
+
+def test_the_limits_are_as_documented() -> None:
+    table = (Path(__file__).parents[1] / "SECURITY.md").read_text().split("## Limits")[1]
+    rows = {row.split(" | ")[0].strip("| "): row for row in table.splitlines()}
+    engine, mqtt, http = EngineSettings(), MqttSettings(), HttpSettings()
+    numbers = {
+        "requests that wait": engine.queue.limit,
+        "time in the queue": f"{mqtt.max_age_s:g}",
+        "MQTT messages that the node has not got round to": throttle.MAX_UNREAD,
+        "a packet to the node, with MQTT 5": f"{link.MAX_PACKET_BYTES >> 20} MiB",
+        "messages to the broker that it has not taken": mqtt_connection.MAX_UNCONFIRMED,
+        "topics, ids": f"{MAX_TOPIC_BYTES} bytes, {MAX_ID_CHARS} characters",
+        "what a route's template makes of a message": f"{template.MAX_CHARS >> 10} Ki characters",
+        "what a model's template makes of a conversation": f"{prompt.RENDER_TIMEOUT_S:g} s, 8 Mi",
+        "sessions": f"{SessionSettings().max_sessions}, each of `max_chars`, 100,000",
+        "HTTP connections": door.MAX_CONNECTIONS,
+        "HTTP requests in hand": http.max_concurrent,
+        "a request, over MQTT and HTTP": f"{MAX_PAYLOAD_BYTES >> 10} KiB",
+        "AXERA's conversations over HTTP": f"{MAX_CLIENTS} clients, {MAX_MESSAGES} turns, 500,000",
+    }
+    for name, number in numbers.items():
+        assert f" {number}" in rows[name], name
+    assert (prompt.MAX_RENDERED_CHARS, MAX_CHARS) == (8 << 20, 500_000)

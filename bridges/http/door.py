@@ -6,7 +6,7 @@ each holds a file descriptor, of which the process has 1024 for everything that 
 
 import asyncio
 from collections.abc import Callable
-from weakref import WeakSet
+from weakref import ReferenceType, WeakKeyDictionary, ref
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -29,24 +29,33 @@ class Door:
     """Counts those who are inside, and waits for what they say."""
 
     def __init__(self) -> None:
-        self._heard: WeakSet[asyncio.BaseTransport] = WeakSet()
+        # Until when each may be silent; those that have gone are not kept for it.
+        self._silent: WeakKeyDictionary[asyncio.BaseTransport, asyncio.TimerHandle] = (
+            WeakKeyDictionary()
+        )
 
     def make_protocol(self, server: web.Server) -> Callable[[], asyncio.Protocol]:
         """Make what ``create_server`` takes."""
-        return lambda: _Knock(server, self._heard)
+        return lambda: _Knock(server, self._let_in)
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Note that a connection has said something."""
-        if request.transport:
-            self._heard.add(request.transport)
+        if request.transport and (due := self._silent.pop(request.transport, None)):
+            due.cancel()
         return await handler(request)
+
+    def _let_in(self, transport: asyncio.Transport) -> None:
+        loop = asyncio.get_running_loop()
+        self._silent[transport] = loop.call_later(
+            FIRST_REQUEST_TIMEOUT_S, _send_away, ref(transport)
+        )
 
 
 class _Knock(asyncio.Protocol):
-    def __init__(self, server: web.Server, heard: "WeakSet[asyncio.BaseTransport]") -> None:
+    def __init__(self, server: web.Server, let_in: Callable[[asyncio.Transport], None]) -> None:
         self._server = server
-        self._heard = heard
+        self._let_in = let_in
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -57,9 +66,9 @@ class _Knock(asyncio.Protocol):
         inside = self._server()
         transport.set_protocol(inside)
         inside.connection_made(transport)
-        loop = asyncio.get_running_loop()
-        loop.call_later(FIRST_REQUEST_TIMEOUT_S, self._send_away_if_silent, transport)
+        self._let_in(transport)
 
-    def _send_away_if_silent(self, transport: asyncio.Transport) -> None:
-        if transport not in self._heard:
-            transport.abort()
+
+def _send_away(silent: "ReferenceType[asyncio.Transport]") -> None:
+    if transport := silent():
+        transport.abort()

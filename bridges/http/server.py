@@ -20,6 +20,7 @@ from bridges.http.limits import make_limit_middleware
 from bridges.http.metrics import METRICS, Metrics
 from bridges.http.metrics import routes as metrics_routes
 from bridges.http.openapi import make_endpoint as openapi_endpoint
+from bridges.http.origin import make_origin_middleware
 from bridges.http.request_id import add_header, name_request
 from bridges.http.server_log import server_logger
 from edge_llm.device import DeviceMonitor
@@ -83,6 +84,7 @@ async def open_http(
             name_request,
             metrics.middleware,
             error_middleware,
+            make_origin_middleware(settings.cors_origins),
             make_limit_middleware(settings.max_concurrent),
             make_auth_middleware(settings.key),
         ],

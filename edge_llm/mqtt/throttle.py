@@ -11,9 +11,7 @@ MAX_UNREAD = 1000  # messages on their way
 TIMEOUT_S = 5.0  # for a loop that hangs; its watchdog has the last word
 
 
-def throttle(
-    callback: Callable[..., None], loop: asyncio.AbstractEventLoop
-) -> Callable[..., None]:
+def throttle(callback: Callable[..., None], loop: asyncio.AbstractEventLoop) -> Callable[..., None]:
     """Make a paho callback that makes paho wait, and TCP and the broker with it.
 
     Args:

@@ -56,7 +56,8 @@ class FittingText:
         is_whole = self._whole_pieces or is_sentence
         if not _fits(self._held.rstrip(), self._room):
             self._is_full = True
-            return self._last_words(is_whole=is_whole)
+            words = self._last_words(is_whole=is_whole)
+            return words if _fits(words, self._room) else ""
         said = self._held[: self._num_sayable(is_whole=is_whole)]
         self._held = self._held[len(said) :]
         self._room -= len(said.encode())
@@ -79,7 +80,8 @@ class FittingText:
             part = self._held[:end]
             if _fits(part, self._room - ELLIPSIS_BYTES):
                 return end
-            if _fits(part, self._room) and ends_sentence(self._said + part):
+            so_far = self._said + part
+            if _fits(part, self._room) and so_far.strip() and ends_sentence(so_far):
                 return end
         return 0
 

@@ -1,4 +1,4 @@
-"""A target with all the mistakes that there can be, to see that they are found."""
+"""A target that raises and dies, to see that it is found."""
 
 import os
 from collections.abc import Iterable
@@ -10,9 +10,6 @@ def check(data: bytes) -> None:
     match data[:1]:
         case b"x":
             raise KeyError(data)
-        case b"y":
-            while True:
-                pass
         case b"z":
             os.abort()
 
@@ -21,4 +18,4 @@ def seeds() -> Iterable[bytes]:
     return [b"a", b"x1", b"x2"]
 
 
-TARGET = Target(check, seeds, ("x", "y", "z"), max_len=4)
+TARGET = Target(check, seeds, ("x", "z"), max_len=4)

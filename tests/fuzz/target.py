@@ -27,6 +27,7 @@ class Target:
         max_len: most bytes of an input.
         mutate: changes an input by its structure, with a seed for chance; the fuzzer's own
             mutations, which know bytes only, have every second turn. None leaves it to those.
+        is_covered: the code runs in the fuzzer's process, which sees where an input leads.
     """
 
     check: Callable[[bytes], None]
@@ -34,6 +35,7 @@ class Target:
     words: Sequence[str] = ()
     max_len: int = 4096
     mutate: Callable[[bytes, int], bytes] | None = None
+    is_covered: bool = True
 
 
 def target_names() -> list[str]:

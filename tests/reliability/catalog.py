@@ -32,7 +32,7 @@ __all__ = ["FAULTS"]
 
 BOTH: tuple[EngineKind, ...] = ("card", "cpu")
 CLOCK = frozenset({"clock"})
-TOOL_S = 8.0
+TOOL_S = 6.0
 WEDGED = {"WEDGE": 1}
 
 WORKER = (
@@ -100,7 +100,7 @@ CARD = (
 
 TOOL = (
     Fault("smi_hangs", "axcl-smi hangs", tool_is("hang", TOOL_S), WITHOUT_CARD, lasts_s=TOOL_S),
-    Fault("smi_missing", "axcl-smi is missing", tool_is_missing(TOOL_S), WITHOUT_CARD, lasts_s=8),
+    Fault("smi_missing", "axcl-smi is missing", tool_is_missing(TOOL_S), WITHOUT_CARD, lasts_s=6),
     Fault(
         "smi_garbage",
         "axcl-smi prints garbage",

@@ -120,12 +120,13 @@ class Crowd:
         """Ask each prompt once, and take the answers for right."""
         for prompt in PROMPTS:
             asked = self.ask(0, prompt)
-            await asyncio.wait_for(asked.done.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await asked.done.wait()
             if asked.error:
                 raise RuntimeError(f"{prompt!r} was answered with {asked.answer}")
             self.expected[prompt] = asked.answer["text"]
 
-    def start(self, think_s: float = 0.02) -> None:
+    def start(self, think_s: float) -> None:
         """Have each client ask, and ask again when it has its answer."""
         self._tasks = [
             asyncio.create_task(self._keep_asking(number, think_s), name=f"client.{number}")
@@ -135,8 +136,9 @@ class Crowd:
     async def _keep_asking(self, client: int, think_s: float) -> None:
         while True:
             asked = self.ask(client, self._random.choice(PROMPTS))
-            try:
-                await asyncio.wait_for(asked.done.wait(), GIVE_UP_S)
+            try:  # Python 3.11's wait_for may swallow a cancel
+                async with asyncio.timeout(GIVE_UP_S):
+                    await asked.done.wait()
             except TimeoutError:
                 continue
             await asyncio.sleep(self._random.uniform(0, 2 * think_s))
@@ -146,13 +148,12 @@ class Crowd:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        deadline = time.monotonic() + timeout_s
-        for asked in list(self.asked.values()):
-            left_s = max(deadline - time.monotonic(), 0.01)
-            try:
-                await asyncio.wait_for(asked.done.wait(), left_s)
-            except TimeoutError:
-                return
+        try:
+            async with asyncio.timeout(timeout_s):
+                for asked in list(self.asked.values()):
+                    await asked.done.wait()
+        except TimeoutError:
+            return
         await asyncio.sleep(0.2)  # for a second answer that should not be
 
     def first_text_after(self, at: float) -> float | None:

@@ -8,7 +8,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from edge_llm.npu.axcl_codes import is_fatal
@@ -67,7 +67,7 @@ class Fault:
     lasts_s: float = 0.0
     limit_s: float = 90.0
     is_fresh: bool = False
-    switches: dict[str, object] = field(default_factory=dict)
+    switches: Mapping[str, object] = field(default_factory=dict)
     needs: frozenset[str] = frozenset()
 
 

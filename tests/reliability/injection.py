@@ -16,6 +16,7 @@ from tests.reliability.world import EngineKind, World, open_world
 __all__ = ["Row", "run_faults"]
 
 WELL_TIMEOUT_S = 90.0
+THINK_S = 0.02
 NUM_ANSWERS = 6
 """Of a node that is taken to be well."""
 
@@ -84,6 +85,7 @@ async def run_faults(
     *,
     times: int,
     seed: int,
+    think_s: float = THINK_S,
     tell: Tell = print,
 ) -> list[Row]:
     """Inject some faults into one world, one after another; they must need the same world.
@@ -95,13 +97,16 @@ async def run_faults(
         model: the packed model, for the card.
         times: how often each.
         seed: of chance.
+        think_s: how long a client waits, on average, before it asks again.
         tell: called with a line on each injection.
     """
     switches = {name: value for fault in faults for name, value in fault.switches.items()}
     needs = {need for fault in faults for need in fault.needs}
     rows = [_row(fault, engine) for fault in faults]
     ends: list[float] = []
-    async with open_world(folder, engine, model, seed=seed, needs=needs, **switches) as world:
+    async with open_world(
+        folder, engine, model, seed=seed, think_s=think_s, needs=needs, **switches
+    ) as world:
         for fault, row in zip(faults, rows, strict=True):
             for number in range(times):
                 await _inject(world, fault, row)
@@ -121,13 +126,14 @@ def _row(fault: Fault, engine: EngineKind) -> Row:
 
 
 async def _inject(world: World, fault: Fault, row: Row) -> None:
-    if fault.is_fresh:
+    if fault.is_fresh and world.is_used:
         await asyncio.to_thread(world.node.stop)
         world.reset()
         world.node.start()
     if not await world.until_well(NUM_ANSWERS, WELL_TIMEOUT_S):
         row.troubles.append(f"not well before it, but {world.watch.health}")
     row.injected += 1
+    world.is_used = True
     try:
         at = await fault.inject(world)
     except NotFiredError as exc:

@@ -78,7 +78,8 @@ def _report(options: argparse.Namespace, rows: list[Row]) -> dict[str, Any]:
         "times": options.times,
         "seed": options.seed,
         "factor": FACTOR,
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
+        "machine": f"{os.cpu_count()} cores of {platform.machine()}",
+        "python": platform.python_version(),
         "rows": [asdict(row) for row in rows],
     }
 

@@ -28,7 +28,7 @@ COLUMNS = (
 def _shown(values: Sequence[float]) -> str:
     """The middle one, and the longest."""
     if not values:
-        return "–"
+        return "never"
     return f"{statistics.median(values):.1f} s ({max(values):.1f})"
 
 
@@ -67,9 +67,9 @@ def describe(report: Mapping[str, Any]) -> str:
     errors = sum(sum(row["errors"].values()) for row in rows)
     head = (
         f"{sum(row['injected'] for row in rows)} injections, {asked} requests: {lost} lost, "
-        f"{wrong} wrong answers, {errors} answered with an error. Clocks {report['factor']:g} times "
-        f"faster than the defaults; {report['machine']}; seed {report['seed']}. Times are the "
-        "median and, in brackets, the longest."
+        f"{wrong} wrong answers, {errors} answered with an error. Clocks {report['factor']:g} "
+        f"times faster than the defaults; {report['machine']}; seed {report['seed']}. Times are "
+        "the median and, in brackets, the longest."
     )
     lines = [_line(COLUMNS), _line(["---"] * len(COLUMNS))]
     return "\n".join([head, "", *lines, *(_line(_cells(row)) for row in rows)])

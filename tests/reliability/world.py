@@ -119,6 +119,8 @@ class World:
         spoil_file: what the next step of the engine does instead; see ``in_worker``.
         clock: the node's, if it needs one that can be set.
         chance: of when exactly something happens.
+        is_used: something has gone wrong in it.
+        notes: what was not as it should be at the end.
     """
 
     engine: EngineKind
@@ -133,6 +135,7 @@ class World:
     spoil_file: Path
     clock: SettableClock | None
     chance: random.Random
+    is_used: bool = False
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -222,6 +225,7 @@ async def open_world(
     model: Path,
     *,
     seed: int = 0,
+    think_s: float = 0.02,
     needs: Collection[str] = (),
     **switches: object,
 ) -> AsyncGenerator[World]:
@@ -232,6 +236,7 @@ async def open_world(
         engine: what generates: the virtual card, or the CPU.
         model: the packed model, for the card.
         seed: of who asks what.
+        think_s: how long a client waits, on average, before it asks again.
         needs: ``clock``: the node's can be set; ``small_store``: its disk can be full.
         switches: of the virtual card.
     """
@@ -280,7 +285,7 @@ async def open_world(
             if not await world.until(lambda: watch.status == "online", START_TIMEOUT_S):
                 raise RuntimeError(f"the node did not start: {world.logged()}")
             await crowd.learn()
-            crowd.start()
+            crowd.start(think_s)
             yield world
         finally:
             world.reset()

@@ -7,10 +7,10 @@ id, an answer that was to be streamed comes whole, and some servers never count 
 
 import json
 import math
-from typing import Any
+from typing import Annotated, Any
 from uuid import uuid4
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edge_llm.engine.upstream.errors import error_in_stream
 from edge_llm.engine.upstream.parse import parse_json
@@ -44,7 +44,9 @@ class _Sent(BaseModel):
 
 
 class _Function(_Sent):
-    name: str | None = None
+    # What no function can be called would be refused where the call is put together. Pieces after
+    # the first one may have an empty name.
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/-]{0,128}$")] | None = None
     arguments: str | dict[str, Any] | None = None
 
 

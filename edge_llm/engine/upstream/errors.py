@@ -98,7 +98,7 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
     except ValueError:
         try:
             seconds = (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
-        except (ValueError, TypeError):  # no date, or one without its zone
+        except (ValueError, TypeError, OverflowError):  # no date, or one without its zone
             return None
     return max(seconds, 0.0) if math.isfinite(seconds) else None
 

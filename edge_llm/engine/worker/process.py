@@ -36,6 +36,7 @@ from edge_llm.engine.worker.frames import (
     Probed,
     Ready,
     Start,
+    ToWorker,
     encode,
 )
 from edge_llm.errors import DeviceLostError, EdgeLLMError
@@ -89,21 +90,25 @@ class _Worker:
         reader.join()
 
     def _read(self) -> None:
-        # A reset is as good as an end: the core died before it had read all that we sent.
-        with contextlib.suppress(ConnectionResetError), self._socket.makefile("rb") as lines:
-            for line in lines:
-                frame = TO_WORKER.validate_json(line)
-                if isinstance(frame, Cancel):
-                    if frame.id > self._last_done:  # else it came too late
-                        self._cancelled.add(frame.id)
-                elif isinstance(frame, Pace):
-                    self._duty = frame.duty
-                else:
-                    if isinstance(frame, Check):
-                        self._checks.put(frame)
-                    self._jobs.put(_Job(frame))  # of a check it wakes only whoever waits
-                self._news.set()
-        self._stop()
+        try:
+            # A reset is as good as an end: the core died before it had read all that we sent.
+            with contextlib.suppress(ConnectionResetError), self._socket.makefile("rb") as lines:
+                for line in lines:
+                    self._take(TO_WORKER.validate_json(line))
+        finally:  # also of a line that can't be read: what is deaf must not live on
+            self._stop()
+
+    def _take(self, frame: ToWorker) -> None:
+        if isinstance(frame, Cancel):
+            if frame.id > self._last_done:  # else it came too late
+                self._cancelled.add(frame.id)
+        elif isinstance(frame, Pace):
+            self._duty = frame.duty
+        else:
+            if isinstance(frame, Check):
+                self._checks.put(frame)
+            self._jobs.put(_Job(frame))  # of a check it wakes only whoever waits
+        self._news.set()
 
     def _stop(self) -> None:
         self._stopping = True

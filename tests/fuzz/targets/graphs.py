@@ -87,4 +87,4 @@ def _edit(chance: random.Random) -> bytes:
     return at + bytes([num_bytes, kind]) + more
 
 
-TARGET = Target(check, seeds, (), max_len=200, mutate=mutate)
+TARGET = Target(check, seeds, (), max_len=200, mutate=mutate, is_covered=False)

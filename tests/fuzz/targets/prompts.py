@@ -121,7 +121,7 @@ def seeds() -> Iterable[bytes]:
             {"messages": messages},
             {"messages": messages[:2]},
             {"messages": messages, "tools": [tool]},
-            {"messages": messages * 40, "overflow": "drop_oldest"},
+            {"messages": messages * 13, "overflow": "drop_oldest"},
         ):
             text = json.dumps(body).encode()
             yield bytes([flag, flag]) + text
