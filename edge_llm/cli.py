@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from edge_llm import __version__
 from edge_llm.client import RemoteEngine
 from edge_llm.errors import ConfigurationError, EdgeLLMError
-from edge_llm.log import set_up_log
+from edge_llm.log import log_exposures, set_up_log
 from edge_llm.protocol import Delta, MqttRequest, validate
 from edge_llm.settings import ApiKeySettings, Settings, describe, load_settings
 
@@ -354,6 +354,7 @@ def _http(args: argparse.Namespace) -> int:
         http=_given(host=args.http_host, port=args.http_port),
     )
     set_up_log(settings.log)
+    log_exposures(settings)
     return _run_until_signalled(_bridge_http(settings, args.node))
 
 

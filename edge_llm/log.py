@@ -5,9 +5,15 @@ import sys
 
 import structlog
 
-from edge_llm.settings import LogSettings
+from edge_llm.settings import LogSettings, Settings, find_exposures
 
-__all__ = ["set_up_log"]
+__all__ = ["log_exposures", "set_up_log"]
+
+
+def log_exposures(settings: Settings) -> None:
+    """Warn of what the settings leave open."""
+    for exposure in find_exposures(settings):
+        structlog.get_logger().warning(exposure.event, reason=exposure.reason, do=exposure.do)
 
 
 def set_up_log(settings: LogSettings) -> None:

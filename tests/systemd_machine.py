@@ -1,8 +1,8 @@
 """A systemd of a test's own: process 1 of its own namespaces, with the units that we ship.
 
-It sees the same files, but has its own ``/run``, ``/var/lib`` and control groups, and may not
-change the kernel's settings. Where that can't be had (not root, no control groups of version 2),
-the test is left out, or fails with CI=true.
+It sees the same files, but has its own ``/run``, ``/var/lib`` and control groups, leaves nothing
+in ``/tmp``, and may not change the kernel's settings. Where that can't be had (not root, no control
+groups of version 2, no overlays), the test is left out, or fails with CI=true.
 """
 
 import os
@@ -33,7 +33,8 @@ set -e
 mount --bind /proc/sys /proc/sys
 mount -o remount,bind,ro /proc/sys
 for directory in /run /var/lib /var/tmp; do mount -t tmpfs -o mode=755 tmpfs $directory; done
-mkdir -p /run/lock /run/units /run/test
+mkdir -p /run/lock /run/units /run/test /run/tmp/upper /run/tmp/work
+mount -t overlay -o lowerdir=/tmp,upperdir=/run/tmp/upper,workdir=/run/tmp/work overlay /tmp
 cp -r {files}/. /run/test/
 cp -r {units}/. /run/units/
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
@@ -70,7 +71,7 @@ class Machine:
         """Return a property of a unit."""
         return self.run("systemctl", "show", "-P", name, unit).strip()
 
-    def wait_for(self, unit: str, timeout_s: float = 30.0, **properties: str) -> None:
+    def wait_for(self, unit: str, timeout_s: float = 60.0, **properties: str) -> None:
         """Wait until properties of a unit have these values."""
         deadline = time.monotonic() + timeout_s
         while {name: self.show(unit, name) for name in properties} != properties:

@@ -26,6 +26,14 @@ HEALTH, ACTIVITY, ERROR, COMMAND = (
 )
 
 
+def start(config: Path, port: int) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "EDGE_LLM_MQTT__PORT": str(port)}
+    with config.with_suffix(".log").open("wb") as log:
+        return subprocess.Popen(
+            [EDGE_LLM, "serve", "--config", str(config)], stdout=log, stderr=log, env=environment
+        )
+
+
 @contextlib.asynccontextmanager
 async def serve(
     mosquitto: Mosquitto, folder: Path, settings: str = ""
@@ -36,11 +44,7 @@ async def serve(
         f'node = "stage"\n{settings}\n[http]\nenabled = false\n'
         f'[store]\ndirectory = "{folder}"\n[engine]\ntemperature = 0\n'
     )
-    environment = {**os.environ, "EDGE_LLM_MQTT__PORT": str(mosquitto.port)}
-    with (folder / "serve.log").open("wb") as log:
-        process = subprocess.Popen(
-            [EDGE_LLM, "serve", "--config", str(config)], stdout=log, stderr=log, env=environment
-        )
+    process = start(config, mosquitto.port)
     async with RawClient(mosquitto.port) as client:
         await client.subscribe("llm/#")
         try:

@@ -76,7 +76,7 @@ class Played:
 
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch) -> Played:
-    monkeypatch.setattr("edge_llm.systemd.notify.POLL_S", 0.01)
+    monkeypatch.setattr("edge_llm.systemd.notifier.POLL_S", 0.01)
     return Played()
 
 

@@ -17,11 +17,12 @@ from edge_llm.engine import OpenEngine, open_supervised
 from edge_llm.engine.governor import Governor
 from edge_llm.engine.worker.recovery import uses_card
 from edge_llm.health import HealthReporter
+from edge_llm.log import log_exposures
 from edge_llm.node.commands import Commands
 from edge_llm.node.node import Node, rules_of
 from edge_llm.protocol import NodeInfo
 from edge_llm.service import Service
-from edge_llm.settings import Settings, find_exposures
+from edge_llm.settings import Settings
 from edge_llm.store import Store, open_store
 
 __all__ = ["open_node"]
@@ -45,8 +46,7 @@ async def open_node(
         ModelError: in an ExceptionGroup, as soon as it is clear that the model can't be loaded.
     """
     log.info("node.started", node=settings.node, version=__version__, engine=settings.engine.kind)
-    for exposure in find_exposures(settings):
-        log.warning(exposure.event, reason=exposure.reason, do=exposure.do)
+    log_exposures(settings)
     async with AsyncExitStack() as doors:
         monitor = await doors.enter_async_context(_open_monitor(settings))
         card = _card(settings, monitor)

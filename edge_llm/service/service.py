@@ -38,6 +38,8 @@ __all__ = ["Service"]
 
 log = structlog.get_logger()
 
+MAX_CLEARED = 1024
+
 REQUESTS, CANCELS, RESETS, STATUS, COMMANDS = range(1, 6)  # identifiers of our subscriptions
 
 
@@ -93,7 +95,7 @@ class Service:
             can_go_back=self._can_go_back,
             on_end=self._note_end,
         )
-        self._cleared: set[str] = set()  # retained messages whose clearing we will hear of
+        self._cleared: dict[str, None] = {}  # retained messages whose clearing we will hear of
         self.follow(rules)
 
     def follow(self, rules: Rules) -> None:
@@ -324,7 +326,9 @@ class Service:
         self._requests.refuse(ending.finals, publication)
 
     def _clear(self, topic: str) -> None:
-        self._cleared.add(topic)
+        self._cleared[topic] = None
+        if len(self._cleared) > MAX_CLEARED:  # the oldest word of it was lost
+            del self._cleared[next(iter(self._cleared))]
         self._publish(Outgoing(topic, b"", "text/plain", qos=1, retain=True))
 
     def _is_echo(self, publication: Publication) -> bool:
@@ -332,7 +336,7 @@ class Service:
         if publication.payload:
             return False
         if publication.topic in self._cleared:
-            self._cleared.remove(publication.topic)
+            del self._cleared[publication.topic]
             return True
         return publication.retain and not self._topics.is_cancel(publication.topic)
 

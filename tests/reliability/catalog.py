@@ -49,26 +49,40 @@ WORKER = (
         "worker: no memory is left to it (RLIMIT_AS)",
         step_is("hoard"),
         engines=BOTH,
+        is_of_load=True,
     ),
-    Fault("step_exception", "worker: an exception in a step", step_is("raise"), engines=BOTH),
+    Fault(
+        "step_exception",
+        "worker: an exception in a step",
+        step_is("raise"),
+        engines=BOTH,
+        is_of_load=True,
+    ),
 )
 
 CARD = (
-    Fault("card_hangs", "card: a call hangs", card_fails("hang")),
+    Fault("card_hangs", "card: a call hangs", card_fails("hang"), is_of_load=True),
     Fault(
         "card_hangs_wedges",
         "card: a call hangs, and the card is dead once the worker is killed",
         card_fails("hang"),
         switches=WEDGED,
+        is_of_load=True,
     ),
-    Fault("card_dies", "card: dies", card_fails("die")),
+    Fault("card_dies", "card: dies", card_fails("die"), is_of_load=True),
     Fault(
         "card_times_out",
         "card: a call times out after 2 s (0x80300305)",
         card_fails("hang=2,code=0x80300305"),
+        is_of_load=True,
     ),
     *(
-        Fault(f"card_code_{code:08x}", f"card: fatal code 0x{code:08X}", card_fails(f"code={code}"))
+        Fault(
+            f"card_code_{code:08x}",
+            f"card: fatal code 0x{code:08X}",
+            card_fails(f"code={code}"),
+            is_of_load=True,
+        )
         for code in CARD_CODES
     ),
     Fault("card_fails_once", "card: a call fails once (0x8030070C)", card_fails("code=0x8030070c")),

@@ -57,6 +57,7 @@ class Fault:
         is_fresh: the node is started anew before each injection.
         switches: of the virtual card.
         needs: what the world needs beside that: ``clock``, ``small_store``.
+        is_of_load: it happens only while requests are answered.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Fault:
     is_fresh: bool = False
     switches: Mapping[str, object] = field(default_factory=dict)
     needs: frozenset[str] = frozenset()
+    is_of_load: bool = False
 
 
 # The worker

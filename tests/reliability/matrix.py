@@ -14,6 +14,8 @@ import random
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
@@ -26,7 +28,7 @@ from tests.reliability.injection import Row, run_faults
 from tests.reliability.table import describe, write_docs
 from tests.reliability.world import EngineKind, pack_model
 
-__all__ = ["main", "make_groups"]
+__all__ = ["machine", "main", "make_groups", "open_folder"]
 
 ENGINES: tuple[EngineKind, ...] = ("card", "cpu")
 
@@ -78,10 +80,25 @@ def _report(options: argparse.Namespace, rows: list[Row]) -> dict[str, Any]:
         "times": options.times,
         "seed": options.seed,
         "factor": FACTOR,
-        "machine": f"{os.cpu_count()} cores of {platform.machine()}",
-        "python": platform.python_version(),
+        "machine": machine(),
         "rows": [asdict(row) for row in rows],
     }
+
+
+def machine() -> str:
+    """Say what was measured on."""
+    return f"{os.cpu_count()} cores of {platform.machine()}, Python {platform.python_version()}"
+
+
+@contextmanager
+def open_folder(kept: Path | None) -> Iterator[Path]:
+    """Give a folder: one that is kept, or one that goes at the end."""
+    if kept:
+        kept.mkdir(parents=True, exist_ok=True)
+        yield kept
+        return
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -92,11 +109,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--engine", nargs="+", choices=ENGINES)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--out", type=Path, metavar="FILE.json")
+    parser.add_argument("--folder", type=Path, help="keep all files here, logs too; must be empty")
     parser.add_argument("--write-docs", action="store_true", help="into docs/reliability.md")
     options = parser.parse_args(arguments)
     print(f"seed {options.seed}, clocks {FACTOR:g} times faster than the defaults")
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        rows = asyncio.run(_run(options, Path(folder)))
+    with open_folder(options.folder) as folder:
+        rows = asyncio.run(_run(options, folder))
     report = _report(options, rows)
     if options.out:
         options.out.write_text(json.dumps(report, indent=1))

@@ -80,15 +80,19 @@ class Watch:
         yield from dict.fromkeys(sign for at, sign in self.signs if at >= since)
 
     @property
-    def is_well(self) -> bool:
-        """Whether the node says that it works, and works as usual."""
+    def is_working(self) -> bool:
+        """Whether the node says that it is there, and answers."""
         health = self.health
         return (
             self.status == "online"
             and health.get("state") == "ready"
-            and health.get("heat") in (None, "normal")
             and not health["queue"]["holds"]
         )
+
+    @property
+    def is_well(self) -> bool:
+        """Whether it also says that it works as usual."""
+        return self.is_working and self.health["heat"] in (None, "normal")
 
 
 def _signs(health: dict[str, Any]) -> Iterator[str]:

@@ -225,7 +225,7 @@ async def open_world(
     model: Path,
     *,
     seed: int = 0,
-    think_s: float = 0.02,
+    think_s: float | None = 0.02,
     needs: Collection[str] = (),
     **switches: object,
 ) -> AsyncGenerator[World]:
@@ -236,7 +236,8 @@ async def open_world(
         engine: what generates: the virtual card, or the CPU.
         model: the packed model, for the card.
         seed: of who asks what.
-        think_s: how long a client waits, on average, before it asks again.
+        think_s: how long a client waits, on average, before it asks again; None: the clients ask
+            nothing by themselves.
         needs: ``clock``: the node's can be set; ``small_store``: its disk can be full.
         switches: of the virtual card.
     """
@@ -285,7 +286,8 @@ async def open_world(
             if not await world.until(lambda: watch.status == "online", START_TIMEOUT_S):
                 raise RuntimeError(f"the node did not start: {world.logged()}")
             await crowd.learn()
-            crowd.start(think_s)
+            if think_s is not None:
+                crowd.start(think_s)
             yield world
         finally:
             world.reset()
