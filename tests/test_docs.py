@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import get_args
 
-from edge_llm.cli import _make_parser
+from edge_llm.cli import make_parser
 from edge_llm.errors import EdgeLLMError
 from edge_llm.protocol import (
     CardHealth,
@@ -106,7 +106,7 @@ def test_every_command_of_the_readme_exists() -> None:
         "export",
         "home-assistant",
     }
-    help_text = _make_parser().format_help()
+    help_text = make_parser().format_help()
     assert all(f"edge-llm {command}" in help_text for command in commands)
 
 

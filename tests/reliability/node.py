@@ -7,7 +7,8 @@ import os
 import sys
 from pathlib import Path
 
-from edge_llm.cli import _run_until_signalled, _serve_for_ever
+from edge_llm.cli.common import run_until_signalled
+from edge_llm.cli.serve import serve_for_ever
 from edge_llm.log import set_up_log
 from edge_llm.settings import Settings, load_settings
 from tests.reliability.clocks import check_sections, quicken_core, quicken_settings
@@ -30,7 +31,7 @@ def main(path: Path) -> int:
 
     settings = load()
     set_up_log(settings.log)
-    return _run_until_signalled(_serve_for_ever(settings, load))
+    return run_until_signalled(serve_for_ever(settings, load))
 
 
 if __name__ == "__main__":
