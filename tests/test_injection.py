@@ -15,8 +15,8 @@ from pydantic import ValidationError
 
 from edge_llm.engine.loading import load_engine
 from edge_llm.engine.prompt import Prompter, load_prompter
-from edge_llm.engine.prompts import Prompts
-from edge_llm.engine.time_limit import time_limit
+from edge_llm.engine.prompt.prompts import Prompts
+from edge_llm.engine.prompt.time_limit import time_limit
 from edge_llm.errors import InvalidRequestError, ModelError
 from edge_llm.preset import Preset
 from edge_llm.protocol import (
@@ -244,7 +244,7 @@ ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% 
 def test_a_template_that_does_not_end_is_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edge_llm.engine.prompt.RENDER_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("edge_llm.engine.prompt.prompter.RENDER_TIMEOUT_S", 0.2)
     with pytest.raises(ModelError, match=r"longer than 0\.2 s"):
         load_prompter(with_template(tmp_path / "a", ENDLESS))
     later = OK + "{% if messages|length > 1 %}" + ENDLESS + "{% endif %}"

@@ -11,7 +11,7 @@ import pytest
 from bridges.http import door, open_http
 from bridges.http.bridge import Bridge
 from bridges.http.conversation import MAX_CHARS, MAX_CLIENTS, MAX_MESSAGES, Conversations
-from edge_llm.engine import prompt
+from edge_llm.engine.prompt import prompter
 from edge_llm.errors import BrokerError
 from edge_llm.mqtt import MqttConnection, link, throttle
 from edge_llm.mqtt import connection as mqtt_connection
@@ -237,7 +237,7 @@ def test_the_limits_are_as_documented() -> None:
         "messages to the broker that it has not taken": mqtt_connection.MAX_UNCONFIRMED,
         "topics, ids": f"{MAX_TOPIC_BYTES} bytes, {MAX_ID_CHARS} characters",
         "what a route's template makes of a message": f"{template.MAX_CHARS >> 10} Ki characters",
-        "what a model's template makes of a conversation": f"{prompt.RENDER_TIMEOUT_S:g} s, 8 Mi",
+        "what a model's template makes of a conversation": f"{prompter.RENDER_TIMEOUT_S:g} s, 8 Mi",
         "sessions": f"{SessionSettings().max_sessions}, each of `max_chars`, 100,000",
         "HTTP connections": door.MAX_CONNECTIONS,
         "HTTP requests in hand": http.max_concurrent,
@@ -246,4 +246,4 @@ def test_the_limits_are_as_documented() -> None:
     }
     for name, number in numbers.items():
         assert f" {number}" in rows[name], name
-    assert (prompt.MAX_RENDERED_CHARS, MAX_CHARS) == (8 << 20, 500_000)
+    assert (prompter.MAX_RENDERED_CHARS, MAX_CHARS) == (8 << 20, 500_000)

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from edge_llm.engine.gate import Gate
 from edge_llm.engine.queue import QueuedEngine
-from edge_llm.engine.turns import Turn
+from edge_llm.engine.queue.turns import Turn
 from edge_llm.errors import (
     ContextOverflowError,
     EdgeLLMError,

@@ -18,7 +18,7 @@ from edge_llm.engine.generation import ModelRunner
 from edge_llm.engine.guide import Guide, Guides
 from edge_llm.engine.logprobs import Logprobs
 from edge_llm.engine.prompt import Prompter
-from edge_llm.engine.prompts import Prompt, Prompts
+from edge_llm.engine.prompt.prompts import Prompt, Prompts
 from edge_llm.engine.sampling import Sampler, SamplingParams
 from edge_llm.engine.time_budget import Speed, TimeBudget
 from edge_llm.engine.tool_calls import CallIds

@@ -66,7 +66,7 @@ class Fault:
     signs: frozenset[str] | None = DIED
     engines: tuple[EngineKind, ...] = ("card",)
     lasts_s: float = 0.0
-    limit_s: float = 90.0
+    limit_s: float = 120.0
     is_fresh: bool = False
     switches: Mapping[str, object] = field(default_factory=dict)
     needs: frozenset[str] = frozenset()
@@ -175,10 +175,16 @@ async def start_without_card(world: World) -> float:
 # Its tool
 
 
+async def _until_card_is_read(world: World) -> None:
+    """Wait for a reading after the fault before, or the node has no news of the next one."""
+    await world.until(lambda: world.watch.is_card_read, FIRE_TIMEOUT_S)
+
+
 def tool_is(mode: str, lasts_s: float) -> Inject:
     """Make a fault of ``axcl-smi``."""
 
     async def inject(world: World) -> float:
+        await _until_card_is_read(world)
         at = time.monotonic()
         world.smi_control.write_text(mode)
         await asyncio.sleep(lasts_s)
@@ -192,6 +198,7 @@ def tool_is_missing(lasts_s: float) -> Inject:
     """Take ``axcl-smi`` away."""
 
     async def inject(world: World) -> float:
+        await _until_card_is_read(world)
         at = time.monotonic()
         aside = world.smi.with_suffix(".aside")
         world.smi.rename(aside)

@@ -17,6 +17,12 @@ TOPICS = f"llm/node/{NODE}"
 LOG_EVERY_S = 0.02
 
 
+READ_AGAIN = "log:device.read_again"
+OF_READING = frozenset(
+    {READ_AGAIN, "log:device.unreadable", "log:device.no_card", "log:device.no_answer"}
+)
+
+
 class Watch:
     """Takes down signs: ``log:recovery.step``, ``activity:idle``, ``status:offline``,
     ``state:ready``, ``heat:hot``, ``card:silent``.
@@ -70,6 +76,13 @@ class Watch:
         for line in whole.splitlines():
             with suppress(ValueError, TypeError, KeyError):
                 self._note(f"log:{json.loads(line)['event']}")
+
+    @property
+    def is_card_read(self) -> bool:
+        """Whether the node could read the card when it last said something of that."""
+        said = (sign for _, sign in reversed(self.signs) if sign.startswith("log:device."))
+        told = next((sign for sign in said if sign in OF_READING), READ_AGAIN)
+        return told == READ_AGAIN
 
     def first(self, signs: Collection[str], since: float) -> float | None:
         """Return when the first of some signs was seen after a time."""

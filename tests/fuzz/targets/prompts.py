@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from edge_llm.engine.prompt import Prompter, load_prompter
-from edge_llm.engine.prompts import Prompts
+from edge_llm.engine.prompt.prompts import Prompts
 from edge_llm.errors import InvalidRequestError
 from edge_llm.protocol import ChatRequest, FunctionCall, Message, ModelInfo, ToolCall
 from edge_llm.settings import EngineSettings

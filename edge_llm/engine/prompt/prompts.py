@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edge_llm.engine.overflow import Turns
 from edge_llm.engine.prompt import Prompter
+from edge_llm.engine.prompt.overflow import Turns
 from edge_llm.errors import ContextOverflowError, UnsupportedFieldError
 from edge_llm.protocol import ChatRequest, Message, ModelInfo, Tool
 from edge_llm.settings import EngineSettings

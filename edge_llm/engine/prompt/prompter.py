@@ -14,9 +14,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from edge_llm.engine.generation_config import read_generation_config
-from edge_llm.engine.harmless import END_THINK, THINK, Harmless
-from edge_llm.engine.time_limit import time_limit
+from edge_llm.engine.prompt.generation_config import read_generation_config
+from edge_llm.engine.prompt.harmless import END_THINK, THINK, Harmless
+from edge_llm.engine.prompt.time_limit import time_limit
 from edge_llm.errors import InvalidRequestError, ModelError
 from edge_llm.protocol import FunctionCall, FunctionDefinition, Message, Tool
 from edge_llm.text.surrogates import mend_in

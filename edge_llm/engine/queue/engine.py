@@ -16,9 +16,9 @@ from typing import Literal
 import structlog
 
 from edge_llm.engine.interface import EngineState, PausableEngine
-from edge_llm.engine.request_clock import RequestClock
+from edge_llm.engine.queue.request_clock import RequestClock
+from edge_llm.engine.queue.turns import Turn, Turns
 from edge_llm.engine.stats import EngineStats
-from edge_llm.engine.turns import Turn, Turns
 from edge_llm.errors import DrainingError, EdgeLLMError, UnknownModelError
 from edge_llm.protocol import (
     ChatRequest,
