@@ -3,11 +3,16 @@
 from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from edge_llm.mqtt import connection as mqtt
 from tests.brokers import Broker, Mosquitto, open_amqtt
 from tests.stage import Stage, open_stage
+
+# Timings never gate a test; all else is hypothesis' own, which draws the same examples in CI.
+hypothesis.settings.register_profile("edge-llm", hypothesis.settings(), deadline=None)
+hypothesis.settings.load_profile("edge-llm")
 
 
 @pytest.fixture(autouse=True)

@@ -191,7 +191,7 @@ async def test_a_call_that_hangs_is_noticed_and_the_answer_goes_on(
 
 async def test_a_load_that_hangs_is_noticed(tmp_path: Path, model_dir: Path, card: Card) -> None:
     (tmp_path / "control").write_text("axclrtEngineLoadFromFile:3:hang\n")
-    async with open_rig(tmp_path, model_dir, card, load_timeout_s=3.0) as rig:
+    async with open_rig(tmp_path, model_dir, card, load_timeout_s=12.0) as rig:
         await eventually(lambda: rig.health().counts.restarts == 1, 30)
         rig.inject("")
         assert await rig.ask("Hello!")
