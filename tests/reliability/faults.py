@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
+from edge_llm.mqtt.backoff import SHORT_LIFE_S
 from edge_llm.npu.axcl_codes import is_fatal
 from tests.reliability.clocks import FACTOR
 from tests.reliability.world import EngineKind, World
@@ -218,7 +219,12 @@ HOUR_S = 3600
 
 
 async def stop_broker(world: World) -> float:
-    """Stop it as systemd does, and start it again."""
+    """Stop it as systemd does, and start it again.
+
+    Not as soon as the node is back from the time before: a broker that ends each connection within
+    seconds is taken for one where somebody else has our client id, and is left alone for longer.
+    """
+    await asyncio.sleep(SHORT_LIFE_S + 1.0)
     at = time.monotonic()
     await asyncio.to_thread(world.broker.stop)
     await asyncio.sleep(BROKER_AWAY_S)
