@@ -5,7 +5,6 @@ The long form is ``python -m tests.reliability.matrix --times 20``.
 
 import asyncio
 import json
-import secrets
 import time
 from pathlib import Path
 
@@ -29,6 +28,7 @@ SHORT: tuple[tuple[EngineKind, tuple[str, ...]], ...] = (
     ("cpu", ("broker_gone", "both_killed", "worker_sigkill")),
     ("cpu", ("disk_full", "clock_forward", "clock_back")),
 )
+SEED = 6
 THINK_S = 0.3  # three of these share two cores in CI
 
 
@@ -43,10 +43,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def test_the_node_gets_over(
     tmp_path: Path, model: Path, engine: EngineKind, names: tuple[str, ...]
 ) -> None:
-    seed = secrets.randbits(32)
-    print(f"seed {seed}")
     faults = [FAULTS[name] for name in names]
-    rows = await run_faults(tmp_path, faults, engine, model, times=1, seed=seed, think_s=THINK_S)
+    rows = await run_faults(tmp_path, faults, engine, model, times=1, seed=SEED, think_s=THINK_S)
     failures = [failure for row in rows for failure in row.failures]
     assert failures == [], (tmp_path / "node.log").read_text()[-4000:]
 
