@@ -7,6 +7,7 @@ import asyncio
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from tests.reliability.catalog import FAULTS
 from tests.reliability.crowd import Asked, Crowd
 from tests.reliability.injection import Row, run_faults
 from tests.reliability.matrix import make_groups
-from tests.reliability.table import describe
+from tests.reliability.table import describe, merge
 from tests.reliability.world import EngineKind, pack_model
 
 SHORT: tuple[tuple[EngineKind, tuple[str, ...]], ...] = (
@@ -141,3 +142,19 @@ def test_the_table_has_a_line_for_each_row() -> None:
     text = describe(report)
     assert text.startswith("1 injections, 5 requests: 0 lost, 0 wrong answers, 0 answered with an")
     assert "| card: dies | card | 1 |  | 0.1 s (0.1) | 2.0 s (2.0) |" in text
+
+
+def test_runs_can_be_put_together() -> None:
+    def report(seed: int, **values: Any) -> dict[str, Any]:
+        row = vars(Row("card_dies", "card: dies", "card", 0.0)) | values
+        return {"factor": 10.0, "machine": "2 cores", "seed": seed, "times": 1, "rows": [row]}
+
+    first = report(1, injected=1, back_s=[2.0], asked=5, errors={"device_lost": 1}, lost=1)
+    second = report(2, injected=2, back_s=[1.0, 3.0], asked=7, errors={"device_lost": 2})
+    merged = merge([first, second])
+    (row,) = merged["rows"]
+    assert merged["seed"] == "1, 2"
+    assert (row["fault"], row["injected"], row["asked"], row["lost"]) == ("card_dies", 3, 12, 1)
+    assert (row["back_s"], row["errors"]) == ([2.0, 1.0, 3.0], {"device_lost": 3})
+    with pytest.raises(ValueError, match="can't be compared"):
+        merge([first, {**second, "factor": 1.0}])

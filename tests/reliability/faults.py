@@ -106,12 +106,17 @@ def step_is(word: str) -> Inject:
 
 
 async def _when(condition: Callable[[], bool], otherwise: str) -> float:
-    deadline = time.monotonic() + FIRE_TIMEOUT_S
-    while not condition():
-        if time.monotonic() > deadline:
+    """Wait for something, and return when it had not happened yet: its signs come after that."""
+    not_yet = time.monotonic()
+    deadline = not_yet + FIRE_TIMEOUT_S
+    while True:
+        now = time.monotonic()
+        if condition():
+            return not_yet
+        if now > deadline:
             raise NotFiredError(otherwise)
+        not_yet = now
         await asyncio.sleep(0.002)
-    return time.monotonic()
 
 
 # The card

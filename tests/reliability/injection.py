@@ -16,6 +16,7 @@ from tests.reliability.world import EngineKind, World, open_world
 __all__ = ["Row", "run_faults"]
 
 WELL_TIMEOUT_S = 90.0
+LEAST_WELL_S = 20.0  # also where all the time went by without a sign of the fault
 THINK_S = 0.02
 NUM_ANSWERS = 6
 """Of a node that is taken to be well."""
@@ -145,7 +146,7 @@ async def _inject(world: World, fault: Fault, row: Row) -> None:
     is_back = await world.until(
         lambda: world.crowd.first_text_after(at), deadline - time.monotonic()
     )
-    left_s = max(deadline - time.monotonic(), 1.0)
+    left_s = max(deadline - time.monotonic(), LEAST_WELL_S)
     if not (is_back and await world.until_well(NUM_ANSWERS, left_s)):
         row.troubles.append(
             f"not well {fault.limit_s:g} s after injection {row.injected}: {world.watch.health}"

@@ -1,12 +1,24 @@
-"""The measured, as a table of Markdown, and its place in the documentation."""
+"""What was measured, as a table of Markdown, and its place in the documentation.
 
+The matrix takes hours, so it may be run in parts:
+
+    python -m tests.reliability.table FILE.json ... [--write-docs]
+"""
+
+import argparse
+import json
 import statistics
+import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["describe", "write_docs"]
+from tests.reliability.catalog import FAULTS
 
+__all__ = ["describe", "main", "merge", "write_docs"]
+
+OF_THE_FAULT = ("fault", "title", "engine", "lasts_s", "must_be_noticed")
 DOCS = Path(__file__).parent.parent.parent / "docs" / "reliability.md"
 
 COLUMNS = (
@@ -75,6 +87,35 @@ def describe(report: Mapping[str, Any]) -> str:
     return "\n".join([head, "", *lines, *(_line(_cells(row)) for row in rows)])
 
 
+def merge(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Put the reports of several runs together; rows of one fault and engine become one.
+
+    Raises:
+        ValueError: they were not measured with the same clocks, on the same kind of machine.
+    """
+    if len({(report["factor"], report["machine"]) for report in reports}) != 1:
+        raise ValueError("these runs can't be compared: clocks or machines differ")
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for report in reports:
+        for row in report["rows"]:
+            merged = rows.setdefault((row["engine"], row["fault"]), {})
+            for name, value in row.items():
+                is_first = name in OF_THE_FAULT or name not in merged
+                merged[name] = value if is_first else _sum(merged[name], value)
+    names = list(FAULTS)
+    return {
+        **reports[0],
+        "seed": ", ".join(str(report["seed"]) for report in reports),
+        "rows": [rows[key] for key in sorted(rows, key=lambda key: (key[0], names.index(key[1])))],
+    }
+
+
+def _sum(before: Any, value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return dict(Counter(before) + Counter(value))
+    return before + value
+
+
 def write_docs(name: str, text: str) -> None:
     """Put a text into the documentation, between its markers.
 
@@ -87,3 +128,24 @@ def write_docs(name: str, text: str) -> None:
     if not (found and found_end):
         raise ValueError(f"{DOCS} has no markers for {name}")
     DOCS.write_text(f"{before}{begin}{text}\n{end}{after}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the table of several runs; return 0 if nothing was lost or wrong in any."""
+    parser = argparse.ArgumentParser(prog="python -m tests.reliability.table")
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE.json")
+    parser.add_argument("--write-docs", action="store_true", help="into docs/reliability.md")
+    options = parser.parse_args(arguments)
+    report = merge([json.loads(path.read_text()) for path in options.files])
+    print(describe(report))
+    if options.write_docs:
+        write_docs("matrix", describe(report))
+    troubles = [trouble for row in report["rows"] for trouble in row["troubles"]]
+    for trouble in troubles:
+        print(f"TROUBLE {trouble}")
+    bad = sum(row[name] for row in report["rows"] for name in ("lost", "contradicted", "wrong"))
+    return 1 if bad or troubles else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
