@@ -267,6 +267,17 @@ async def test_nothing_that_is_secret_or_was_said_is_anywhere(node: Node) -> Non
             assert not [word for word in HIDDEN if word in text], message.topic
 
 
+@pytest.fixture
+def log_as_before() -> Iterator[None]:
+    """The log of this process goes where it went, after a test that has set it up."""
+    root, config = logging.getLogger(), structlog.get_config()
+    handlers, level = root.handlers[:], root.level
+    yield
+    structlog.configure(**config)
+    root.handlers[:], root.level = handlers, level
+
+
+@pytest.mark.usefixtures("log_as_before")
 def test_a_traceback_shows_no_variables(capsys: pytest.CaptureFixture[str]) -> None:
     for format_ in ("text", "json"):
         set_up_log(LogSettings.model_validate({"format": format_}))
