@@ -134,7 +134,7 @@ def test_taken_ports_are_replaced_by_free_ones_and_named(tmp_path: Path) -> None
     assert f"port {taken[1]} is taken" in text
 
 
-def test_ctrl_c_ends_it_soon_and_leaves_nothing_running(tmp_path: Path) -> None:
+def test_ctrl_c_ends_it_within_two_seconds_and_leaves_nothing_running(tmp_path: Path) -> None:
     ports = {
         "EDGE_LLM_MQTT__PORT": str(free_port()),
         "EDGE_LLM_HTTP__PORT": str(free_port()),
@@ -147,7 +147,7 @@ def test_ctrl_c_ends_it_soon_and_leaves_nothing_running(tmp_path: Path) -> None:
         begin = time.monotonic()
         demo.process.send_signal(signal.SIGINT)
         assert demo.process.wait(timeout=10) == 0, demo.text()
-        assert time.monotonic() - begin < 5  # 0.5 s, where nothing else runs
+        assert time.monotonic() - begin < 2
         assert children
         assert not any(Path(f"/proc/{child}").exists() for child in children)
         assert "Traceback" not in demo.text()

@@ -137,7 +137,7 @@ AROUND = (
         "disk_full",
         "the disk is full",
         fill_disk,
-        signs=None,  # SQLite may find room in the log that it has written before
+        signs=frozenset({"log:store.failed"}),
         engines=BOTH,
         lasts_s=DISK_FULL_S,
         needs=frozenset({"small_store"}),

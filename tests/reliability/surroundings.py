@@ -2,10 +2,11 @@
 
 import ctypes
 import os
+import sqlite3
 import struct
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -41,11 +42,19 @@ def fill(folder: Path, pid: int) -> Callable[[], None]:
         before = process.rlimit(psutil.RLIMIT_FSIZE)
         process.rlimit(psutil.RLIMIT_FSIZE, (0, before[1]))
         return lambda: process.rlimit(psutil.RLIMIT_FSIZE, before)
+    _empty_logs(folder)
     path = folder / "filler"
     with suppress(OSError), path.open("wb", buffering=0) as file:
         while True:
             file.write(bytes(CHUNK_BYTES))
     return path.unlink
+
+
+def _empty_logs(folder: Path) -> None:
+    """Have what is written next need room: SQLite writes over a log that it has copied."""
+    for path in folder.glob("*.sqlite3"):
+        with closing(sqlite3.connect(path, timeout=5.0)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 class SettableClock:
