@@ -10,10 +10,17 @@ from edge_llm.engine.generation import ModelRunner
 from edge_llm.engine.model import EmbeddingTable, Geometry, ModelDirectory
 from edge_llm.npu.axcl import Axcl, CardGraph
 from edge_llm.npu.card import CardStack, Variant
+from edge_llm.tiny import MODEL_DIR
 from tests.virtual_ax650.build import Variant as Library
 from tests.virtual_ax650.card import Card, open_card
+from tests.virtual_ax650.pack import pack
 
-__all__ = ["CardModel", "open_model"]
+__all__ = ["CardModel", "open_model", "pack_built_in"]
+
+
+def pack_built_in(folder: Path) -> Path:
+    """Make the built-in model what it would be on a card."""
+    return pack(MODEL_DIR, folder, last_n=1023, ladder=(1, 128, 256, 512, 895))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,11 @@ import pytest
 
 from edge_llm.mqtt import connection as mqtt
 from tests.brokers import Broker, Mosquitto, open_amqtt
+from tests.cards import pack_built_in
+from tests.programs import require_program
 from tests.stage import Stage, open_stage
+from tests.virtual_ax650.card import Card, open_card
+from tests.virtual_ax650.shared import Shared
 
 # Timings never gate a test; all else is hypothesis' own, which draws the same examples in CI.
 hypothesis.settings.register_profile("edge-llm", hypothesis.settings(), deadline=None)
@@ -26,6 +30,23 @@ def mosquitto(tmp_path: Path) -> Iterator[Mosquitto]:
     """A mosquitto that can be stopped and started."""
     with Mosquitto(tmp_path) as mosquitto:
         yield mosquitto
+
+
+@pytest.fixture(scope="session")
+def card_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built-in model, as it would be on the card."""
+    require_program("cc", "build-essential")
+    return pack_built_in(tmp_path_factory.mktemp("card") / "model")
+
+
+@pytest.fixture
+def card(tmp_path: Path) -> Iterator[Card]:
+    """The card of the processes that a test starts; files in its folder steer it and tell of it."""
+    (tmp_path / "control").write_text("")
+    Shared.create(tmp_path / "shared").close()
+    files = {name: tmp_path / name.lower() for name in ("CONTROL", "STATS", "STATE", "SHARED")}
+    with open_card("full", **files) as card:
+        yield card
 
 
 @pytest.fixture(params=["5", "3.1.1"])

@@ -18,11 +18,9 @@ from edge_llm.device import health, monitor
 from edge_llm.engine import governor
 from edge_llm.protocol import Heat
 from tests.clients import eventually
-from tests.test_recovery import POEM, Rig, card, model_dir, open_rig
+from tests.test_recovery import POEM, Rig, open_rig
 from tests.virtual_ax650.card import Card
 from tests.virtual_ax650.plant import Plant
-
-__all__ = ["card", "model_dir"]
 
 IDLE_RISE, LOAD_RISE, TIME_CONSTANT_S = 16.0, 30.0, 180.0
 ROOM, FULL_CELSIUS = 20.0, 94.0
@@ -109,19 +107,19 @@ async def live_through(
 @pytest.mark.timeout(180)
 async def test_a_warm_day(
     tmp_path: Path,
-    model_dir: Path,
+    card_model_dir: Path,
     card: Card,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    await live_through(tmp_path, model_dir, card, monkeypatch, rise_s=720, scale=72)
+    await live_through(tmp_path, card_model_dir, card, monkeypatch, rise_s=720, scale=72)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
 async def test_a_long_warm_day(
     tmp_path: Path,
-    model_dir: Path,
+    card_model_dir: Path,
     card: Card,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    await live_through(tmp_path, model_dir, card, monkeypatch, rise_s=3600, scale=20)
+    await live_through(tmp_path, card_model_dir, card, monkeypatch, rise_s=3600, scale=20)

@@ -4,19 +4,17 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from edge_llm.tiny import MODEL_DIR
 from tests.brokers import Mosquitto
 from tests.clients import RawClient, eventually
 from tests.programs import require_program
 from tests.test_cli import EDGE_LLM
-from tests.virtual_ax650.card import Card, open_card
-from tests.virtual_ax650.pack import pack
+from tests.virtual_ax650.card import Card
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -24,22 +22,6 @@ SLOW_LOAD = "axclrtEngineLoadFromFile:1+:hang=0.3"
 SLOWER_LOAD = "axclrtEngineLoadFromFile:1+:hang=1"  # all 7 take longer than a stop may
 SLOW_RUN = "virtual_axcl_task:1+:hang=0.02"
 STOP_S = 5.0
-
-
-@pytest.fixture(scope="module")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The built-in model, as it would be on the card."""
-    require_program("cc", "build-essential")
-    folder = tmp_path_factory.mktemp("card") / "model"
-    return pack(MODEL_DIR, folder, last_n=1023, ladder=(1, 128, 256, 512, 895))
-
-
-@pytest.fixture
-def card(tmp_path: Path) -> Iterator[Card]:
-    (tmp_path / "control").write_text("")
-    files = {name: tmp_path / name.lower() for name in ("CONTROL", "STATS", "STATE")}
-    with open_card("full", **files) as card:
-        yield card
 
 
 @asynccontextmanager
@@ -84,13 +66,13 @@ ACTIVITY, INFO = "llm/node/stage/activity", "llm/node/stage/info"
 
 
 async def test_a_button_is_answered_by_the_card(
-    model_dir: Path, card: Card, mosquitto: Mosquitto, tmp_path: Path
+    card_model_dir: Path, card: Card, mosquitto: Mosquitto, tmp_path: Path
 ) -> None:
     mosquitto_pub = require_program("mosquitto_pub", "mosquitto-clients")
     (tmp_path / "control").write_text(SLOW_LOAD)
     async with RawClient(mosquitto.port) as client:
         await client.subscribe("llm/response/#", "llm/node/#")
-        async with serve(model_dir, card, mosquitto, tmp_path):
+        async with serve(card_model_dir, card, mosquitto, tmp_path):
             await client.wait_for(ACTIVITY, 3, timeout_s=20)
             message = ["-t", "llm/request/button7", "-m", "What is 3 plus 4?"]
             publishing = await asyncio.create_subprocess_exec(
@@ -121,23 +103,23 @@ async def test_a_button_is_answered_by_the_card(
 
 
 async def test_a_stop_while_it_loads_is_clean(
-    model_dir: Path, card: Card, mosquitto: Mosquitto, tmp_path: Path
+    card_model_dir: Path, card: Card, mosquitto: Mosquitto, tmp_path: Path
 ) -> None:
     (tmp_path / "control").write_text(SLOWER_LOAD)
     async with RawClient(mosquitto.port) as client:
         await client.subscribe(ACTIVITY)
-        async with serve(model_dir, card, mosquitto, tmp_path):
+        async with serve(card_model_dir, card, mosquitto, tmp_path):
             await eventually(lambda: b"loading 1/7" in client.payloads(ACTIVITY), 20)
     assert left_on_card(tmp_path) == NOTHING
     assert "Traceback" not in (tmp_path / "serve.log").read_text()
 
 
 async def test_a_stop_in_mid_answer_is_told_and_clean(
-    model_dir: Path, card: Card, mosquitto: Mosquitto, tmp_path: Path
+    card_model_dir: Path, card: Card, mosquitto: Mosquitto, tmp_path: Path
 ) -> None:
     async with RawClient(mosquitto.port) as client:
         await client.subscribe("llm/response/#", ACTIVITY)
-        async with serve(model_dir, card, mosquitto, tmp_path):
+        async with serve(card_model_dir, card, mosquitto, tmp_path):
             await eventually(lambda: b"idle" in client.payloads(ACTIVITY), 20)
             (tmp_path / "control").write_text(SLOW_RUN)
             # At QoS 0, as the broker has nothing that could go back to it.

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -21,29 +21,11 @@ from edge_llm.protocol import ChatRequest, Delta, Done, Message
 from edge_llm.settings import EngineSettings, QueueSettings, WorkerSettings
 from edge_llm.tiny import MODEL_DIR
 from tests.clients import eventually
-from tests.programs import require_program
 from tests.test_cli import run
 from tests.virtual_ax650.card import Card, open_card
-from tests.virtual_ax650.pack import GEOMETRIES, pack, pack_hollow
+from tests.virtual_ax650.pack import GEOMETRIES, pack_hollow
 
 pytestmark = pytest.mark.timeout(180)
-
-
-@pytest.fixture(scope="module")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The built-in model, as it would be on the card."""
-    require_program("cc", "build-essential")
-    folder = tmp_path_factory.mktemp("card") / "model"
-    return pack(MODEL_DIR, folder, last_n=1023, ladder=(1, 128, 256, 512, 895))
-
-
-@pytest.fixture
-def card(tmp_path: Path) -> Iterator[Card]:
-    """The card of the processes that a test starts; its faults are steered by a file."""
-    (tmp_path / "control").write_text("")
-    files = {name: tmp_path / name.lower() for name in ("CONTROL", "STATS", "STATE")}
-    with open_card("full", **files) as card:
-        yield card
 
 
 def settings(model: Path, card: Card, **worker: Any) -> EngineSettings:
@@ -91,8 +73,8 @@ def inject(faults: str) -> None:
     Path(os.environ["VIRTUAL_AXCL_CONTROL"]).write_text(faults + "\n")
 
 
-async def test_the_built_in_model_answers_on_the_card(model_dir: Path, card: Card) -> None:
-    async with open_worker(model_dir, card, kv_slots=3) as engine:
+async def test_the_built_in_model_answers_on_the_card(card_model_dir: Path, card: Card) -> None:
+    async with open_worker(card_model_dir, card, kv_slots=3) as engine:
         (info,) = await engine.ready()
         assert info.kv_slots == 3
         assert info.runtime is not None
@@ -102,9 +84,11 @@ async def test_the_built_in_model_answers_on_the_card(model_dir: Path, card: Car
         assert done.usage.completion_tokens > 1
 
 
-async def test_a_conversation_keeps_nine_tenths_of_its_prompt(model_dir: Path, card: Card) -> None:
+async def test_a_conversation_keeps_nine_tenths_of_its_prompt(
+    card_model_dir: Path, card: Card
+) -> None:
     system = "You are a coyote in an art installation. Answer briefly. " * 12
-    async with open_worker(model_dir, card) as engine:
+    async with open_worker(card_model_dir, card) as engine:
         await engine.ready()
         for thinking in (False, True):
             turns = [system + "Who are you?"]
@@ -117,9 +101,9 @@ async def test_a_conversation_keeps_nine_tenths_of_its_prompt(model_dir: Path, c
             assert min(shares[1:]) >= 0.9, shares
 
 
-async def test_loading_is_told_and_requests_wait_for_it(model_dir: Path, card: Card) -> None:
+async def test_loading_is_told_and_requests_wait_for_it(card_model_dir: Path, card: Card) -> None:
     inject("axclrtEngineLoadFromFile:1+:hang=0.3")
-    async with open_worker(model_dir, card, self_test=False) as worker:
+    async with open_worker(card_model_dir, card, self_test=False) as worker:
         engine = QueuedEngine(worker, QueueSettings())
         waiting = asyncio.ensure_future(answer(engine, "Hello!"))
         seen = []
@@ -134,16 +118,16 @@ async def test_loading_is_told_and_requests_wait_for_it(model_dir: Path, card: C
         assert "generating" in seen
 
 
-async def test_a_stop_while_loading_gives_all_back(model_dir: Path, card: Card) -> None:
+async def test_a_stop_while_loading_gives_all_back(card_model_dir: Path, card: Card) -> None:
     inject("axclrtEngineLoadFromFile:1+:hang=0.3")
-    async with open_worker(model_dir, card) as engine:
+    async with open_worker(card_model_dir, card) as engine:
         await eventually(lambda: engine.activity == "loading 2/7")
     counters = read_stats()
     assert counters["models"] == counters["live_allocations"] == counters["leaked_at_reset"] == 0
 
 
-async def test_a_stop_gives_all_back(model_dir: Path, card: Card) -> None:
-    async with open_worker(model_dir, card) as engine:
+async def test_a_stop_gives_all_back(card_model_dir: Path, card: Card) -> None:
+    async with open_worker(card_model_dir, card) as engine:
         await engine.ready()
         await answer(engine, "Hello!")
     counters = read_stats()
@@ -151,7 +135,7 @@ async def test_a_stop_gives_all_back(model_dir: Path, card: Card) -> None:
 
 
 async def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(
-    tmp_path: Path, model_dir: Path
+    tmp_path: Path, card_model_dir: Path
 ) -> None:
     big = pack_hollow(
         GEOMETRIES["qwen3-4b"], tmp_path / "big", tokenizer=MODEL_DIR / "tokenizer", ladder=(1, 128)
@@ -160,15 +144,23 @@ async def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(
         async with open_worker(big, card) as engine:
             with pytest.raises(ModelError, match=r"needs \d+ MiB .* only 3981 of 4000 MiB"):
                 await engine.ready()
-            engine._settings = settings(model_dir, card)  # so that the supervisor can end
+            engine._settings = settings(card_model_dir, card)  # so that the supervisor can end
         assert read_stats()["load_bytes"] == 0
 
 
-def test_the_doctor_says_what_a_model_needs(model_dir: Path, card: Card, tmp_path: Path) -> None:
+def test_the_doctor_says_what_a_model_needs(
+    card_model_dir: Path, card: Card, tmp_path: Path
+) -> None:
     config = tmp_path / "edge-llm.toml"
     config.write_text(f'[engine.worker]\naxcl_library = "{card.path}"\n')
     done = run(
-        "doctor", "--load", "--config", str(config), "--model", str(model_dir), **card.environment
+        "doctor",
+        "--load",
+        "--config",
+        str(config),
+        "--model",
+        str(card_model_dir),
+        **card.environment,
     )
     assert done.returncode == 0, done.stderr
     for words in (
@@ -183,8 +175,8 @@ def test_the_doctor_says_what_a_model_needs(model_dir: Path, card: Card, tmp_pat
         assert words in done.stdout, done.stdout
 
 
-def test_the_doctor_without_a_card_says_what_it_can(model_dir: Path) -> None:
-    done = run("doctor", "--model", str(model_dir))
+def test_the_doctor_without_a_card_says_what_it_can(card_model_dir: Path) -> None:
+    done = run("doctor", "--model", str(card_model_dir))
     assert done.returncode == 0, done.stderr
     assert "axclhost" in done.stdout
     assert "hidden 192, vocabulary 2048" in done.stdout

@@ -5,7 +5,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,9 @@ from edge_llm.settings import (
     RecoverySettings,
     WorkerSettings,
 )
-from edge_llm.tiny import MODEL_DIR
 from tests.clients import eventually
-from tests.programs import require_program
 from tests.test_card_service import answer
-from tests.virtual_ax650.card import Card, open_card
-from tests.virtual_ax650.pack import pack
+from tests.virtual_ax650.card import Card
 from tests.virtual_ax650.shared import Shared
 from tests.virtual_ax650.smi import write_smi
 
@@ -72,23 +69,6 @@ class Rig:
     async def ask(self, *turns: str, **fields: Any) -> str:
         text, _ = await answer(self.opened.queue, *turns, **fields)
         return text
-
-
-@pytest.fixture(scope="module")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The built-in model, as it would be on the card."""
-    require_program("cc", "build-essential")
-    folder = tmp_path_factory.mktemp("card") / "model"
-    return pack(MODEL_DIR, folder, last_n=1023, ladder=(1, 128, 256, 512, 895))
-
-
-@pytest.fixture
-def card(tmp_path: Path) -> Iterator[Card]:
-    (tmp_path / "control").write_text("")
-    Shared.create(tmp_path / "shared").close()
-    files = {name: tmp_path / name.lower() for name in ("CONTROL", "STATE", "SHARED")}
-    with open_card("full", **files) as card:
-        yield card
 
 
 @contextlib.asynccontextmanager
@@ -149,9 +129,9 @@ async def open_rig(
 
 
 async def test_a_call_that_fails_once_is_made_again(
-    tmp_path: Path, model_dir: Path, card: Card
+    tmp_path: Path, card_model_dir: Path, card: Card
 ) -> None:
-    async with open_rig(tmp_path, model_dir, card) as rig:
+    async with open_rig(tmp_path, card_model_dir, card) as rig:
         undisturbed = await rig.ask(POEM)
         assert rig.opened.worker
         pid = rig.opened.worker.pid
@@ -162,9 +142,9 @@ async def test_a_call_that_fails_once_is_made_again(
 
 
 async def test_a_card_that_dies_is_rebooted_and_the_answer_goes_on(
-    tmp_path: Path, model_dir: Path, card: Card
+    tmp_path: Path, card_model_dir: Path, card: Card
 ) -> None:
-    async with open_rig(tmp_path, model_dir, card) as rig:
+    async with open_rig(tmp_path, card_model_dir, card) as rig:
         undisturbed = await rig.ask(POEM)
         assert await rig.ask_through("axclrtEngineExecute:60:die", POEM) == undisturbed
         health = rig.health()
@@ -179,9 +159,9 @@ async def test_a_card_that_dies_is_rebooted_and_the_answer_goes_on(
 
 
 async def test_a_call_that_hangs_is_noticed_and_the_answer_goes_on(
-    tmp_path: Path, model_dir: Path, card: Card
+    tmp_path: Path, card_model_dir: Path, card: Card
 ) -> None:
-    async with open_rig(tmp_path, model_dir, card, hang_timeout_s=1.0) as rig:
+    async with open_rig(tmp_path, card_model_dir, card, hang_timeout_s=1.0) as rig:
         undisturbed = await rig.ask(POEM)
         assert await rig.ask_through("axclrtEngineExecute:60:hang=60", POEM) == undisturbed
         fault = rig.health().last_fault
@@ -189,21 +169,23 @@ async def test_a_call_that_hangs_is_noticed_and_the_answer_goes_on(
         assert "not made a step for 1 s" in fault.message
 
 
-async def test_a_load_that_hangs_is_noticed(tmp_path: Path, model_dir: Path, card: Card) -> None:
+async def test_a_load_that_hangs_is_noticed(
+    tmp_path: Path, card_model_dir: Path, card: Card
+) -> None:
     (tmp_path / "control").write_text("axclrtEngineLoadFromFile:3:hang\n")
-    async with open_rig(tmp_path, model_dir, card, load_timeout_s=12.0) as rig:
+    async with open_rig(tmp_path, card_model_dir, card, load_timeout_s=12.0) as rig:
         await eventually(lambda: rig.health().counts.restarts == 1, 30)
         rig.inject("")
         assert await rig.ask("Hello!")
 
 
 async def test_a_card_that_stays_dead_needs_a_person_and_is_tried_on(
-    tmp_path: Path, model_dir: Path, card: Card
+    tmp_path: Path, card_model_dir: Path, card: Card
 ) -> None:
     (tmp_path / "state").touch()
     (tmp_path / "axcl-smi.control").write_text("reboot=fail reboot_s=0")
     quick = {"failures_per_step": 2}
-    async with open_rig(tmp_path, model_dir, card, recovery=quick) as rig:
+    async with open_rig(tmp_path, card_model_dir, card, recovery=quick) as rig:
         waiting = asyncio.ensure_future(rig.ask("Hello!"))  # asked while there was hope
         with pytest.raises(DeviceUnavailableError, match=r"2 restarts, \d reboots? of the card"):
             await waiting
@@ -222,14 +204,35 @@ async def test_a_card_that_stays_dead_needs_a_person_and_is_tried_on(
         assert rig.health().attention is None
 
 
+async def test_a_person_may_reboot_the_card_that_was_given_up(
+    tmp_path: Path, card_model_dir: Path, card: Card
+) -> None:
+    (tmp_path / "state").touch()
+    (tmp_path / "axcl-smi.control").write_text("reboot=fail reboot_s=0")
+    quick = {"failures_per_step": 1, "retry_after_s": 60.0}
+    async with open_rig(tmp_path, card_model_dir, card, recovery=quick) as rig:
+        await eventually(lambda: rig.opened.queue.state == "failed", 60)
+        rig.tool("reboot_s=0")
+        assert rig.opened.worker
+        rig.opened.worker.order("reboot_card", "somebody asked for it")
+        await eventually(lambda: rig.opened.queue.state == "ready", 30)
+        assert rig.shared["reboots"] == 1
+        assert await rig.ask("Hello!")
+        # It was done, and is not done again when a worker ends for another reason.
+        os.kill(rig.opened.worker.pid or 0, signal.SIGKILL)
+        await eventually(lambda: rig.health().counts.recoveries == 2, 30)
+        assert rig.shared["reboots"] == 1
+        assert rig.steps[-1] == "restart"
+
+
 async def test_the_second_engine_answers_while_a_person_is_needed(
-    tmp_path: Path, model_dir: Path, card: Card
+    tmp_path: Path, card_model_dir: Path, card: Card
 ) -> None:
     (tmp_path / "state").touch()
     (tmp_path / "axcl-smi.control").write_text("reboot=fail reboot_s=0")
     backup = BackupSettings(kind="worker")
     quick = {"failures_per_step": 1}
-    async with open_rig(tmp_path, model_dir, card, recovery=quick, backup=backup) as rig:
+    async with open_rig(tmp_path, card_model_dir, card, recovery=quick, backup=backup) as rig:
         assert "7" in await rig.ask("What is 3 plus 4?")
         await eventually(lambda: rig.opened.queue.activity == "idle")
         assert rig.opened.queue.models[0].runtime == "onnx"
@@ -240,13 +243,13 @@ async def test_the_second_engine_answers_while_a_person_is_needed(
 
 
 async def test_a_second_engine_that_can_not_be_opened_changes_nothing(
-    tmp_path: Path, model_dir: Path, card: Card
+    tmp_path: Path, card_model_dir: Path, card: Card
 ) -> None:
     (tmp_path / "state").touch()
     (tmp_path / "axcl-smi.control").write_text("reboot=fail reboot_s=0")
     backup = BackupSettings(kind="worker", model=tmp_path / "nothing")
     quick = {"failures_per_step": 1}
-    async with open_rig(tmp_path, model_dir, card, recovery=quick, backup=backup) as rig:
+    async with open_rig(tmp_path, card_model_dir, card, recovery=quick, backup=backup) as rig:
         with pytest.raises(EdgeLLMError):
             await rig.ask("Hello!")
         (tmp_path / "state").unlink()
@@ -255,10 +258,10 @@ async def test_a_second_engine_that_can_not_be_opened_changes_nothing(
 
 
 async def test_a_stopped_worker_is_found_also_when_nobody_asks(
-    tmp_path: Path, model_dir: Path, card: Card
+    tmp_path: Path, card_model_dir: Path, card: Card
 ) -> None:
     quick = {"keepalive_s": 0.3}
-    async with open_rig(tmp_path, model_dir, card, recovery=quick, hang_timeout_s=1.0) as rig:
+    async with open_rig(tmp_path, card_model_dir, card, recovery=quick, hang_timeout_s=1.0) as rig:
         await rig.opened.queue.ready()
         assert rig.opened.worker
         pid = rig.opened.worker.pid
@@ -271,9 +274,9 @@ async def test_a_stopped_worker_is_found_also_when_nobody_asks(
 
 
 async def test_a_card_that_gets_hot_works_less_pauses_and_goes_on(
-    tmp_path: Path, model_dir: Path, card: Card
+    tmp_path: Path, card_model_dir: Path, card: Card
 ) -> None:
-    async with open_rig(tmp_path, model_dir, card) as rig:
+    async with open_rig(tmp_path, card_model_dir, card) as rig:
         undisturbed = await rig.ask(POEM)
         queue = rig.opened.queue
         await eventually(lambda: rig.governor.heat == "normal")
@@ -299,9 +302,9 @@ async def test_a_card_that_gets_hot_works_less_pauses_and_goes_on(
 
 
 async def test_an_emergency_resets_the_card_and_the_answer_goes_on_when_it_is_cool(
-    tmp_path: Path, model_dir: Path, card: Card
+    tmp_path: Path, card_model_dir: Path, card: Card
 ) -> None:
-    async with open_rig(tmp_path, model_dir, card) as rig:
+    async with open_rig(tmp_path, card_model_dir, card) as rig:
         undisturbed = await rig.ask(POEM)
         rig.inject("axclrtEngineExecute:1+:hang=0.005")  # so that it takes a while
         asked = asyncio.ensure_future(rig.ask(POEM))
@@ -317,9 +320,9 @@ async def test_an_emergency_resets_the_card_and_the_answer_goes_on_when_it_is_co
 
 
 async def test_memory_that_leaks_is_brought_back_by_a_reload(
-    tmp_path: Path, model_dir: Path, card: Card, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, card_model_dir: Path, card: Card, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with open_rig(tmp_path, model_dir, card) as rig:
+    async with open_rig(tmp_path, card_model_dir, card) as rig:
         rig.governor._leaks._settle_s = 0.2
         undisturbed = await rig.ask(POEM)
         assert rig.opened.worker
@@ -341,10 +344,10 @@ async def test_memory_that_leaks_is_brought_back_by_a_reload(
 
 @pytest.mark.parametrize("words", ["hang", "garbage", "empty", "no_rows"])
 async def test_a_tool_that_fails_does_not_matter(
-    tmp_path: Path, model_dir: Path, card: Card, words: str
+    tmp_path: Path, card_model_dir: Path, card: Card, words: str
 ) -> None:
     (tmp_path / "axcl-smi.control").write_text(words)
-    async with open_rig(tmp_path, model_dir, card) as rig:
+    async with open_rig(tmp_path, card_model_dir, card) as rig:
         assert await rig.ask("Hello!")
         await asyncio.sleep(0.3)
         health = rig.health()

@@ -11,13 +11,12 @@ from typing import Any
 
 import pytest
 
-from tests.programs import require_program
 from tests.reliability.catalog import FAULTS
 from tests.reliability.crowd import Asked, Crowd
 from tests.reliability.injection import Row, run_faults
 from tests.reliability.matrix import make_groups
 from tests.reliability.table import describe, merge
-from tests.reliability.world import EngineKind, pack_model
+from tests.reliability.world import EngineKind
 
 SHORT: tuple[tuple[EngineKind, tuple[str, ...]], ...] = (
     ("card", ("card_hangs", "smi_garbage")),
@@ -32,19 +31,15 @@ SEED = 6
 THINK_S = 0.3  # three of these share two cores in CI
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    require_program("cc", "build-essential")
-    return pack_model(tmp_path_factory.mktemp("reliability") / "model")
-
-
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(("engine", "names"), SHORT, ids=str)
 async def test_the_node_gets_over(
-    tmp_path: Path, model: Path, engine: EngineKind, names: tuple[str, ...]
+    tmp_path: Path, card_model_dir: Path, engine: EngineKind, names: tuple[str, ...]
 ) -> None:
     faults = [FAULTS[name] for name in names]
-    rows = await run_faults(tmp_path, faults, engine, model, times=1, seed=SEED, think_s=THINK_S)
+    rows = await run_faults(
+        tmp_path, faults, engine, card_model_dir, times=1, seed=SEED, think_s=THINK_S
+    )
     failures = [failure for row in rows for failure in row.failures]
     assert failures == [], (tmp_path / "node.log").read_text()[-4000:]
 

@@ -75,28 +75,8 @@ async def open_http(
     Raises:
         ConfigurationError: the address can't be listened on; says which, and what to set.
     """
-    bridge = Bridge(engine, settings, node)
-    metrics = Metrics(engine, stats, node, monitor)
-    door = Door()
-    app = web.Application(
-        middlewares=[
-            door.middleware,
-            name_request,
-            metrics.middleware,
-            error_middleware,
-            make_origin_middleware(settings.cors_origins),
-            make_limit_middleware(settings.max_concurrent),
-            make_auth_middleware(settings.key),
-        ],
-        client_max_size=MAX_PAYLOAD_BYTES,
-    )
-    app[BRIDGE], app[METRICS], app[KEPT] = bridge, metrics, Conversations()
-    app.on_response_prepare.append(add_header)
-    app.add_routes([*health.routes, *metrics_routes, *openai.routes])
-    app.add_routes([*ollama.routes, *axera.routes])
-    described = (*health.ENDPOINTS, *openai.ENDPOINTS, *ollama.ENDPOINTS, *axera.ENDPOINTS)
-    app.add_routes([openapi_endpoint(described, needs_key=bool(settings.key)).route])
-    _allow_origins(app, settings.cors_origins)
+    bridge, door = Bridge(engine, settings, node), Door()
+    app = _make_app(bridge, Metrics(engine, stats, node, monitor), door, settings)
     # Without handler_cancellation, aiohttp lets handlers go on for clients that have gone.
     runner = web.AppRunner(
         app,
@@ -122,6 +102,32 @@ async def open_http(
             log.info("http.stopped", address=server.address, port=server.port)
     finally:
         await runner.cleanup()  # does nothing the second time
+
+
+def _make_app(
+    bridge: Bridge, metrics: Metrics, door: Door, settings: HttpSettings
+) -> web.Application:
+    """Put paths together, and what each request goes through before, from the outside in."""
+    app = web.Application(
+        middlewares=[
+            door.middleware,
+            name_request,
+            metrics.middleware,
+            error_middleware,
+            make_origin_middleware(settings.cors_origins),
+            make_limit_middleware(settings.max_concurrent),
+            make_auth_middleware(settings.key),
+        ],
+        client_max_size=MAX_PAYLOAD_BYTES,
+    )
+    app[BRIDGE], app[METRICS], app[KEPT] = bridge, metrics, Conversations()
+    app.on_response_prepare.append(add_header)
+    app.add_routes([*health.routes, *metrics_routes, *openai.routes])
+    app.add_routes([*ollama.routes, *axera.routes])
+    described = (*health.ENDPOINTS, *openai.ENDPOINTS, *ollama.ENDPOINTS, *axera.ENDPOINTS)
+    app.add_routes([openapi_endpoint(described, needs_key=bool(settings.key)).route])
+    _allow_origins(app, settings.cors_origins)
+    return app
 
 
 def _allow_origins(app: web.Application, origins: Sequence[str]) -> None:

@@ -21,12 +21,12 @@ warm afternoon, and hundreds of times in a worse place (``test_thermal_ramp`` ha
 import math
 from dataclasses import dataclass
 
+from edge_llm.device.reading import is_plausible
 from edge_llm.protocol import Heat
 from edge_llm.settings import ThermalSettings
 
 __all__ = ["LOAD_RISE_CELSIUS", "HeatGauge", "Leak", "LeakWatch"]
 
-PLAUSIBLE_CELSIUS = (-40.0, 150.0)  # the card resets itself at 120 °C
 UNKNOWN_AFTER_S = 600.0
 
 LOAD_RISE_CELSIUS = 30.0
@@ -94,7 +94,7 @@ class HeatGauge:
             now: seconds, monotonic.
         """
         before = self.heat
-        if celsius is not None and _is_plausible(celsius):
+        if celsius is not None and is_plausible(celsius):
             self._known_at = now
             self._is_guess = False
             self._move(self._level_at(celsius, now), now)
@@ -139,11 +139,6 @@ class HeatGauge:
             self._move(HOT, now)
         else:
             self._level = None
-
-
-def _is_plausible(celsius: float) -> bool:
-    lowest, highest = PLAUSIBLE_CELSIUS
-    return lowest <= celsius <= highest  # false for NaN
 
 
 SETTLE_S = 15.0  # the card's memory is given back, and its tool tells it, some seconds late

@@ -3,7 +3,22 @@
 import time
 from dataclasses import dataclass, field
 
-__all__ = ["CardProcess", "CardReading", "CardsReading", "HostReading", "Reading"]
+__all__ = [
+    "CardProcess",
+    "CardReading",
+    "CardsReading",
+    "HostReading",
+    "Reading",
+    "is_plausible",
+]
+
+PLAUSIBLE_CELSIUS = (-40.0, 150.0)  # the card resets itself at 120 °C
+
+
+def is_plausible(celsius: float) -> bool:
+    """Whether a card can have this temperature; NaN it can't."""
+    lowest, highest = PLAUSIBLE_CELSIUS
+    return lowest <= celsius <= highest
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,12 +21,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from tests.cards import pack_built_in
 from tests.reliability.catalog import FAULTS
 from tests.reliability.clocks import FACTOR
 from tests.reliability.faults import Fault
 from tests.reliability.injection import Row, run_faults
 from tests.reliability.table import describe, write_docs
-from tests.reliability.world import EngineKind, pack_model
+from tests.reliability.world import EngineKind
 
 __all__ = ["machine", "main", "make_groups", "open_folder"]
 
@@ -50,7 +51,7 @@ def _world(fault: Fault) -> tuple[str, ...]:
 
 
 async def _run(options: argparse.Namespace, folder: Path) -> list[Row]:
-    model = pack_model(folder / "model")
+    model = pack_built_in(folder / "model")
     rows: list[Row] = []
     groups = make_groups(options.only or list(FAULTS), options.engine or ENGINES)
     for number, (engine, faults) in enumerate(groups):

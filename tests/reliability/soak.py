@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from tests.cards import pack_built_in
 from tests.reliability.catalog import FAULTS
 from tests.reliability.clocks import FACTOR
 from tests.reliability.faults import Fault, NotFiredError, stop_broker
@@ -23,7 +24,7 @@ from tests.reliability.matrix import machine, open_folder
 from tests.reliability.table import write_docs
 from tests.reliability.traffic import Plan, Visitors
 from tests.reliability.vitals import Vitals, growth_of
-from tests.reliability.world import EngineKind, World, open_world, pack_model
+from tests.reliability.world import EngineKind, World, open_world
 
 __all__ = ["main", "run_soak"]
 
@@ -120,7 +121,7 @@ async def run_soak(
         seed: of all chance.
         engine: what answers.
     """
-    model = pack_model(folder / "model")
+    model = pack_built_in(folder / "model")
     faults = [
         fault for fault in FAULTS.values() if engine in fault.engines and fault.name not in LEFT_OUT
     ]

@@ -15,7 +15,6 @@ from typing import Literal
 
 import psutil
 
-from edge_llm.tiny import MODEL_DIR
 from tests.brokers import Mosquitto
 from tests.reliability.clocks import FACTOR
 from tests.reliability.crowd import Crowd, open_crowd
@@ -23,11 +22,15 @@ from tests.reliability.in_worker import FACTOR_VARIABLE, SPOIL_VARIABLE
 from tests.reliability.surroundings import SettableClock, fill, small_disk
 from tests.reliability.watch import NODE, Watch, open_watch
 from tests.virtual_ax650.card import Card, open_card
-from tests.virtual_ax650.pack import pack
 from tests.virtual_ax650.shared import Shared
 from tests.virtual_ax650.smi import write_smi
 
-__all__ = ["EngineKind", "NodeProcess", "World", "open_world", "pack_model"]
+__all__ = [
+    "EngineKind",
+    "NodeProcess",
+    "World",
+    "open_world",
+]
 
 EngineKind = Literal["card", "cpu"]
 
@@ -39,11 +42,6 @@ STOP_TIMEOUT_S = 40.0
 TICK_S = 0.2  # the health that was said right before says nothing yet
 # Written at every change, as otherwise what it has acknowledged dies with it.
 DURABLE = {"autosave_interval": "1", "autosave_on_changes": "true"}
-
-
-def pack_model(folder: Path) -> Path:
-    """Make the built-in model what it would be on a card."""
-    return pack(MODEL_DIR, folder, last_n=1023, ladder=(1, 128, 256, 512, 895))
 
 
 class NodeProcess:

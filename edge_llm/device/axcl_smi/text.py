@@ -7,6 +7,8 @@ for an unknown command. (Seen with the tool of V3.10.2.)
 
 import re
 
+from edge_llm.device.reading import is_plausible
+
 __all__ = [
     "celsius",
     "errors_in",
@@ -29,9 +31,6 @@ LOGGED = re.compile(r"((?:\[[^\[\]]*\])+): *(.+)")
 PLAIN = re.compile(r".*is already running, please try later\.?|Unknown command: .*")
 VERSION = re.compile(r"^AXCL-SMI +(V[\w.-]{1,60}) BUILD: ", re.ASCII | re.MULTILINE)
 REBOOTED = re.compile(r"reboot device \d+ success\b")
-
-PLAUSIBLE_CELSIUS = (-40.0, 150.0)
-"""The card resets itself at 120."""
 
 
 def lines_of(text: str) -> list[str]:
@@ -82,8 +81,7 @@ def celsius(value: float) -> float | None:
 
     The tool makes 0 of a sensor whose text is no number (``atoi``); -1 thousandth was printed, too.
     """
-    lowest, highest = PLAUSIBLE_CELSIUS
-    return value if lowest <= value <= highest and abs(value) >= 0.5 else None
+    return value if is_plausible(value) and abs(value) >= 0.5 else None
 
 
 def percent(text: str) -> float | None:

@@ -147,11 +147,12 @@ class Supervisor:
                 fault.
         """
         while True:
-            fault = await self._live()
-            if order := self._order:
+            while order := self._order:  # also one that came while there was no worker to end
                 self._order = None
                 self._expect(self._recovery.longest_step_s)
                 await self._recovery.carry_out(order.step, order.reason)
+            fault = await self._live()
+            if self._order:
                 continue
             if isinstance(fault, ConfigurationError) and not self.models:
                 raise fault
