@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from edge_llm.engine import Engine
 from edge_llm.engine.queue import QueuedEngine
-from edge_llm.protocol import NodeInfo
+from edge_llm.protocol import NodeHealth, NodeInfo
 from edge_llm.service import Rules, Service
 from edge_llm.settings import MqttSettings, QueueSettings, SessionSettings, StoreSettings
 from edge_llm.store import open_store
@@ -86,13 +86,20 @@ async def serving(
     store: Path | None = None,
     sessions: SessionSettings | None = None,
     on_command: Callable[[str], None] = lambda _: None,
+    report: Callable[[], NodeHealth] | None = None,
 ) -> AsyncGenerator[tuple[Service, asyncio.Task[None]]]:
     info = NodeInfo(
         node="stage", version="1", boot_id="b1", models=(), engine="worker", queue_limit=limit
     )
     with open_store(store, StoreSettings(), sessions or SessionSettings()) as kept:
         service = Service(
-            engine, settings, info, kept, rules=rules or Rules(), on_command=on_command
+            engine,
+            settings,
+            info,
+            kept,
+            rules=rules or Rules(),
+            on_command=on_command,
+            report=report,
         )
         task = asyncio.create_task(service.run())
         try:

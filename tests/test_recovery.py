@@ -204,6 +204,19 @@ async def test_a_card_that_stays_dead_needs_a_person_and_is_tried_on(
         assert rig.health().attention is None
 
 
+async def test_the_driver_is_loaded_anew_when_a_reboot_does_not_help(
+    tmp_path: Path, card_model_dir: Path, card: Card
+) -> None:
+    (tmp_path / "state").touch()
+    (tmp_path / "axcl-smi.control").write_text("reboot=fail reboot_s=0")
+    helper = ("/bin/sh", "-c", f"rm {tmp_path}/state; touch {tmp_path}/reloaded")
+    quick = {"failures_per_step": 1, "driver_reload": helper}
+    async with open_rig(tmp_path, card_model_dir, card, recovery=quick) as rig:
+        assert await rig.ask("Hello!")
+        assert (tmp_path / "reloaded").exists()
+        assert list(dict.fromkeys(rig.steps)) == ["restart", "reboot_card", "reload_driver"]
+
+
 async def test_a_person_may_reboot_the_card_that_was_given_up(
     tmp_path: Path, card_model_dir: Path, card: Card
 ) -> None:
@@ -321,7 +334,7 @@ async def test_an_emergency_resets_the_card_and_the_answer_goes_on_when_it_is_co
 
 
 async def test_memory_that_leaks_is_brought_back_by_a_reload(
-    tmp_path: Path, card_model_dir: Path, card: Card, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, card_model_dir: Path, card: Card
 ) -> None:
     async with open_rig(tmp_path, card_model_dir, card) as rig:
         rig.governor._leaks._settle_s = 0.2

@@ -173,6 +173,19 @@ async def test_a_worker_that_dies_idle_is_replaced(model_dir: Path) -> None:
         assert engine.state == "ready"
 
 
+async def test_a_worker_rests_between_two_tokens_when_it_is_paced(model_dir: Path) -> None:
+    async with open_worker(model_dir) as engine:
+        taken = []
+        for duty in (1.0, 0.1, 1.0):
+            engine.pace(duty)
+            begin = time.monotonic()
+            text, _ = await collect(engine, ask(200))
+            taken.append((text, time.monotonic() - begin))
+    (text, fast_s), (slow_text, slow_s), (_, again_s) = taken
+    assert slow_text == text
+    assert slow_s > 3 * max(fast_s, again_s), taken  # ten times, but for what is not a step
+
+
 async def test_states_follow_the_process(model_dir: Path) -> None:
     engine = WorkerEngine(settings(model_dir))
     assert (engine.state, engine.models, engine.pid) == ("loading", (), None)

@@ -123,8 +123,5 @@ class Recovery:
         is_done = await (
             card.reboot(self._device) if step == "reboot_card" else card.reload_driver()
         )
-        if is_done:
-            log.info("recovery.step_done", step=step)
+        if is_done:  # else the next worker shows what it can do with the card as it is
             await asyncio.sleep(self._settle_s)
-        else:
-            log.warning("recovery.step_failed", step=step, reason=card.last_error)
