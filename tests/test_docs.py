@@ -7,6 +7,7 @@ from typing import get_args
 from edge_llm.cli import make_parser
 from edge_llm.errors import EdgeLLMError
 from edge_llm.protocol import (
+    ACTIVITIES,
     CardHealth,
     Counts,
     EventPayload,
@@ -62,6 +63,15 @@ def test_every_field_of_the_health_is_documented_and_no_other() -> None:
     ):
         named = set(re.findall(r"`([a-z_]+)`", rows[name])) - {name}
         assert named == set(model.model_fields)
+
+
+def test_every_activity_is_documented_and_no_other() -> None:
+    for page in ("health.md", "protocol.md"):
+        text = (ROOT / "docs" / page).read_text()
+        words = re.search(r"for lights: ([^|]*?)[.|]", text.replace("\n", " "))
+        assert words, page
+        named = {word.split()[0] for word in re.findall(r"`([^`]+)`", words[1])}
+        assert named == set(ACTIVITIES), page
 
 
 def test_the_thresholds_of_the_documentation_are_the_defaults() -> None:

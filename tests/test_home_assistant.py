@@ -14,12 +14,11 @@ from jinja2 import StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from bridges.home_assistant import Announcement, bridge, remove_from_home_assistant
-from bridges.home_assistant.components import ACTIVITIES
 from bridges.home_assistant.last_answer import MAX_STATE_CHARS, shorten
 from edge_llm.engine.queue import Hold
 from edge_llm.errors import BrokerError
 from edge_llm.node import open_node
-from edge_llm.protocol import EngineState, NodeHealth, Timing, Usage
+from edge_llm.protocol import ACTIVITIES, EngineState, NodeHealth, Timing, Usage
 from edge_llm.settings import (
     EngineSettings,
     HomeAssistantSettings,

@@ -15,25 +15,10 @@ from bridges.home_assistant.component import (
     removed,
     sensor,
 )
-from edge_llm.protocol import EngineState, Heat
+from edge_llm.protocol import ACTIVITIES, EngineState, Heat
 from edge_llm.topics import Topics
 
-__all__ = ["ACTIVITIES", "button_components", "card_components", "node_components"]
-
-ACTIVITIES = (
-    "idle",
-    "queued",
-    "generating",
-    "cooling",
-    "paused",
-    "reloading",
-    "draining",
-    "loading",
-    "recovering",
-    "failed",
-    "offline",
-)
-"""First words on the topic of that name; how far a model is loaded may follow."""
+__all__ = ["button_components", "card_components", "node_components"]
 
 BUTTONS: Mapping[str, Component] = {
     "pause": {"name": "Pause", "icon": "mdi:pause"},

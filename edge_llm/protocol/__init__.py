@@ -27,6 +27,7 @@ from edge_llm.protocol.formats import (
     TextFormat,
 )
 from edge_llm.protocol.health import (
+    ACTIVITIES,
     CardHealth,
     Counts,
     EngineState,
@@ -56,6 +57,7 @@ from edge_llm.protocol.tools import (
 from edge_llm.protocol.wire import MAX_PAYLOAD_BYTES, NonEmptyText, Told, Wire
 
 __all__ = [
+    "ACTIVITIES",
     "MAX_PAYLOAD_BYTES",
     "PROTOCOL_VERSION",
     "AnswerOptions",

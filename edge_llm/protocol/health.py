@@ -8,6 +8,7 @@ from pydantic import Field
 from edge_llm.protocol.wire import Told
 
 __all__ = [
+    "ACTIVITIES",
     "CardHealth",
     "Counts",
     "EngineState",
@@ -22,6 +23,21 @@ __all__ = [
 
 EngineState = Literal["loading", "ready", "recovering", "failed", "offline"]
 """``failed`` is when a person is needed; ``offline`` when what generates is elsewhere, and away."""
+
+ACTIVITIES = (
+    "idle",
+    "queued",
+    "generating",
+    "cooling",
+    "paused",
+    "reloading",
+    "draining",
+    "loading",
+    "recovering",
+    "failed",
+    "offline",
+)
+"""What a node does, in a word for lights; how far a model is loaded may follow ``loading``."""
 
 Heat = Literal["normal", "warn", "hot", "critical", "emergency"]
 """Of the card; see ``device.thermal`` in the settings for what is done."""
