@@ -8,6 +8,7 @@ import pytest
 
 from bridges.home_assistant import bridge, open_home_assistant
 from edge_llm.engine import EngineStats
+from edge_llm.plugin import BridgeContext
 from edge_llm.protocol import (
     CardHealth,
     Counts,
@@ -18,6 +19,7 @@ from edge_llm.protocol import (
     RecoveryReport,
 )
 from edge_llm.settings import HomeAssistantSettings, MqttSettings
+from tests.fakes import ScriptedEngine
 
 CONFIG = "homeassistant/device/edge_llm_stage/config"
 HEALTH, STATUS, COMMAND, ACTIVITY, LAST_ANSWER = (
@@ -98,7 +100,9 @@ async def announced(
     """Announce a node until the context is left."""
     stats = stats or EngineStats()
     shown = HomeAssistantSettings(enabled=True, **settings)
-    async with open_home_assistant(shown, mqtt, "stage", stats, commands):
+    mqtt = mqtt.model_copy(update={"commands": tuple(commands)})
+    context = BridgeContext("stage", ScriptedEngine(), mqtt, stats=stats)
+    async with open_home_assistant(shown, context):
         yield stats
 
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from bridges.http import HttpServer, open_http
 from edge_llm.engine import EngineState
+from edge_llm.plugin import BridgeContext
 from edge_llm.protocol import (
     ChatRequest,
     Delta,
@@ -154,7 +155,7 @@ async def open_bridge(engine: PlayedEngine, **settings: Any) -> AsyncGenerator[H
     """Serve an engine on a free port."""
     options = HttpSettings(port=0, **settings)
     async with (
-        open_http(engine, options, "pi5") as server,
+        open_http(options, BridgeContext("pi5", engine)) as server,
         aiohttp.ClientSession(server.url) as http,
         openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client,
     ):

@@ -15,6 +15,7 @@ from bridges.http import HttpServer, open_http
 from bridges.http.auth import Keys, hash_key, make_key
 from bridges.http.rate_limit import RateLimit
 from edge_llm.errors import AuthenticationError, ConfigurationError, RateLimitedError
+from edge_llm.plugin import BridgeContext
 from edge_llm.protocol import Delta, Done, Started
 from edge_llm.settings import ApiKeySettings, HttpSettings, load_settings
 from tests.clients import eventually
@@ -32,7 +33,7 @@ PAGE = "https://example.org"
 @pytest.fixture
 async def server() -> AsyncIterator[HttpServer]:
     settings = HttpSettings(port=0, key=KEYS, cors_origins=(PAGE,))
-    async with open_http(ScriptedEngine(), settings, "pi5") as server:
+    async with open_http(settings, BridgeContext("pi5", ScriptedEngine())) as server:
         yield server
 
 
@@ -245,7 +246,7 @@ async def test_one_request_too_many_is_told_to_come_back() -> None:
     engine = ScriptedEngine([Started(), release, Delta(text="Hi"), Done(finish_reason="stop")])
     settings = HttpSettings(port=0, max_concurrent=2)
     async with (
-        open_http(engine, settings, "pi5") as server,
+        open_http(settings, BridgeContext("pi5", engine)) as server,
         aiohttp.ClientSession(server.url) as http,
     ):
         held = [asyncio.create_task(http.post("/v1/chat/completions", json=ASK)) for _ in range(2)]

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from bridges.http import open_http
 from edge_llm.engine import open_engine
+from edge_llm.plugin import BridgeContext
 from edge_llm.settings import EngineSettings, HttpSettings
 
 ASK: Any = {"model": "tiny", "messages": [{"role": "user", "content": "Hello, who are you?"}]}
@@ -29,7 +30,7 @@ async def client() -> AsyncIterator[openai.AsyncOpenAI]:
     settings = HttpSettings(port=0, model_aliases=("tiny",))
     async with (
         open_engine(EngineSettings()) as engine,
-        open_http(engine, settings, "pi5") as server,
+        open_http(settings, BridgeContext("pi5", engine)) as server,
         openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client,
     ):
         await engine.ready()

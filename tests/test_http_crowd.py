@@ -11,6 +11,7 @@ import aiohttp
 from bridges.http import HttpServer, open_http
 from edge_llm.engine import open_engine
 from edge_llm.engine.queue import QueuedEngine
+from edge_llm.plugin import BridgeContext
 from edge_llm.settings import EngineSettings, HttpSettings, QueueSettings
 from tests.clients import eventually
 
@@ -68,7 +69,7 @@ async def test_a_crowd_is_served_and_leaves_nothing_behind() -> None:
     settings = EngineSettings(queue=QueueSettings(limit=NUM_CLIENTS + 10))
     async with (
         open_engine(settings) as queue,
-        open_http(queue, HttpSettings(port=0), "pi5", queue.stats) as server,
+        open_http(HttpSettings(port=0), BridgeContext("pi5", queue, stats=queue.stats)) as server,
     ):
         await queue.ready()
         assert await crowd(server, queue) >= NUM_CLIENTS * 2 // 3

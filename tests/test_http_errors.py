@@ -29,6 +29,7 @@ from edge_llm.errors import (
     UnavailableError,
     UnknownModelError,
 )
+from edge_llm.plugin import BridgeContext
 from edge_llm.protocol import (
     MAX_PAYLOAD_BYTES,
     ChatRequest,
@@ -80,7 +81,7 @@ def engine() -> FailingEngine:
 
 @pytest.fixture
 async def server(engine: FailingEngine) -> AsyncIterator[HttpServer]:
-    async with open_http(engine, HttpSettings(port=0), "pi5") as server:
+    async with open_http(HttpSettings(port=0), BridgeContext("pi5", engine)) as server:
         yield server
 
 
@@ -389,14 +390,14 @@ async def test_a_port_that_is_taken_is_named_with_the_cure(
 ) -> None:
     settings = HttpSettings(port=server.port)
     with pytest.raises(ConfigurationError, match=rf"127\.0\.0\.1:{server.port}.*HTTP__PORT"):
-        async with open_http(engine, settings, "pi5"):
+        async with open_http(settings, BridgeContext("pi5", engine)):
             pass
 
 
 async def test_an_address_of_another_machine_is_named_with_the_cure(engine: FailingEngine) -> None:
     settings = HttpSettings(host="192.0.2.1", port=0, allow_anonymous_on="192.0.2.1")
     with pytest.raises(ConfigurationError, match=r"192\.0\.2\.1:0.*HTTP__HOST"):
-        async with open_http(engine, settings, "pi5"):
+        async with open_http(settings, BridgeContext("pi5", engine)):
             pass
 
 
@@ -406,7 +407,9 @@ async def test_stopping_takes_less_than_a_second_whatever_clients_do(
     engine.before = (Started(), *[Delta(text="x" * 60_000)] * 1000)
     body = json.dumps(ASK | {"stream": True})
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
-    async with open_http(engine, HttpSettings(port=0, stop_timeout_s=0), "pi5") as server:
+    async with open_http(
+        HttpSettings(port=0, stop_timeout_s=0), BridgeContext("pi5", engine)
+    ) as server:
         writers = []
         for sent in ("", head, head + body):  # says nothing; half a request; does not read
             _, writer = await asyncio.open_connection(server.address, server.port, limit=1024)
@@ -422,7 +425,7 @@ async def test_stopping_takes_less_than_a_second_whatever_clients_do(
 async def test_start_and_stop_are_logged_and_leave_the_port_free(
     engine: FailingEngine, logs: list[EventDict]
 ) -> None:
-    async with open_http(engine, HttpSettings(port=0), "pi5") as server:
+    async with open_http(HttpSettings(port=0), BridgeContext("pi5", engine)) as server:
         port = server.port
     assert [entry["event"] for entry in logs] == ["http.started", "http.stopped"]
     with socket.socket() as taken:

@@ -17,6 +17,7 @@ from edge_llm.device import DeviceMonitor
 from edge_llm.engine import EngineState
 from edge_llm.engine.queue import QueuedEngine
 from edge_llm.errors import DeviceError
+from edge_llm.plugin import BridgeContext
 from edge_llm.protocol import Delta, Done, Event, ModelInfo, Started, Usage
 from edge_llm.settings import DeviceSettings, HttpSettings, QueueSettings
 from tests.clients import eventually
@@ -47,7 +48,9 @@ def queue(engine: ScriptedEngine) -> QueuedEngine:
 
 @pytest.fixture
 async def server(queue: QueuedEngine) -> AsyncIterator[HttpServer]:
-    async with open_http(queue, HttpSettings(port=0), "pi5", queue.stats) as server:
+    async with open_http(
+        HttpSettings(port=0), BridgeContext("pi5", queue, stats=queue.stats)
+    ) as server:
         yield server
 
 
@@ -153,7 +156,7 @@ async def test_metrics_tell_what_is_in_hand(
 
 async def test_where_the_engine_is_elsewhere_only_http_is_counted(engine: ScriptedEngine) -> None:
     async with (
-        open_http(engine, HttpSettings(port=0), "any") as server,
+        open_http(HttpSettings(port=0), BridgeContext("any", engine)) as server,
         aiohttp.ClientSession(server.url) as http,
     ):
         found = await scrape(http)
@@ -180,7 +183,7 @@ async def test_a_stop_lets_end_what_has_begun_and_refuses_the_rest(engine: Scrip
         release.set()
 
     connector = aiohttp.TCPConnector(limit=0)
-    async with open_http(queue, HttpSettings(port=0), "pi5") as server:
+    async with open_http(HttpSettings(port=0), BridgeContext("pi5", queue)) as server:
         http = aiohttp.ClientSession(server.url, connector=connector)
         begun = asyncio.create_task(ask(http))
         await asyncio.sleep(0.05)
@@ -198,7 +201,7 @@ async def test_a_stop_lets_end_what_has_begun_and_refuses_the_rest(engine: Scrip
 async def test_what_has_begun_and_does_not_end_is_ended(engine: ScriptedEngine) -> None:
     engine.script = [Started(), Delta(text="Hel"), asyncio.Event()]
     settings = HttpSettings(port=0, stop_timeout_s=0.2)
-    async with open_http(engine, settings, "pi5") as server:
+    async with open_http(settings, BridgeContext("pi5", engine)) as server:
         http = aiohttp.ClientSession(server.url)
         asked = asyncio.create_task(http.post("/v1/chat/completions", json=ASK))
         await asyncio.sleep(0.05)
@@ -221,7 +224,9 @@ async def test_the_dashboard_shows_metrics_that_exist(
     monitor = DeviceMonitor(settings, pci=device.parent)
     await monitor.read()
     async with (
-        open_http(queue, HttpSettings(port=0), "pi5", queue.stats, monitor) as server,
+        open_http(
+            HttpSettings(port=0), BridgeContext("pi5", queue, stats=queue.stats, monitor=monitor)
+        ) as server,
         aiohttp.ClientSession(server.url) as http,
     ):
         async with http.post("/v1/chat/completions", json=ASK) as response:
@@ -243,7 +248,7 @@ async def test_metrics_tell_the_readings_of_the_device(
     )
     monitor = DeviceMonitor(settings)
     async with (
-        open_http(engine, HttpSettings(port=0), "pi5", monitor=monitor) as server,
+        open_http(HttpSettings(port=0), BridgeContext("pi5", engine, monitor=monitor)) as server,
         aiohttp.ClientSession(server.url) as http,
     ):
         assert not any("_host_" in name for name in await scrape(http))

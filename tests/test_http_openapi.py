@@ -8,6 +8,7 @@ import pytest
 
 from bridges.http import open_http
 from bridges.http.auth import hash_key
+from edge_llm.plugin import BridgeContext
 from edge_llm.settings import ApiKeySettings, HttpSettings
 from tests.fakes import ScriptedEngine
 
@@ -24,7 +25,9 @@ BODIES: dict[str, Any] = {
 async def describe(**settings: Any) -> dict[str, Any]:
     headers = {"api-key": "sk-lamp"}
     async with (
-        open_http(ScriptedEngine(), HttpSettings(port=0, **settings), "pi5") as server,
+        open_http(
+            HttpSettings(port=0, **settings), BridgeContext("pi5", ScriptedEngine())
+        ) as server,
         aiohttp.ClientSession(server.url, headers=headers) as http,
         http.get("/openapi.json") as response,
     ):
@@ -58,7 +61,7 @@ async def test_what_is_sent_and_replied_fits_the_description(path: str) -> None:
     body = BODIES[path] | ({"model": "scripted"} if path.startswith("/api") else {})
     jsonschema.validate(body, schema_of(document, operation["requestBody"]["content"]))
     async with (
-        open_http(ScriptedEngine(), HttpSettings(port=0), "pi5") as server,
+        open_http(HttpSettings(port=0), BridgeContext("pi5", ScriptedEngine())) as server,
         aiohttp.ClientSession(server.url) as http,
     ):
         async with http.post(path, json=body) as response:

@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 
 from bridges.http import HttpServer, event_stream, open_http
 from edge_llm.errors import ContextOverflowError, ShuttingDownError
+from edge_llm.plugin import BridgeContext
 from edge_llm.protocol import Delta, Done, Started
 from edge_llm.settings import HttpSettings
 from tests.http_bridge import ENDLESS, HttpBridge, PlayedEngine, open_bridge, talk, user
@@ -116,7 +117,7 @@ async def test_stopping_ends_open_requests_with_a_word_about_why(stream: bool) -
     engine = PlayedEngine([Started(), *ENDLESS])
     settings = HttpSettings(port=0, stop_timeout_s=0)
     async with aiohttp.ClientSession() as http:
-        async with open_http(engine, settings, "pi5") as server:
+        async with open_http(settings, BridgeContext("pi5", engine)) as server:
             body = ASK | {"stream": stream}
             asking = asyncio.create_task(http.post(f"{server.url}{PATH}", json=body))
             await engine.started.wait()

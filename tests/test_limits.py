@@ -15,6 +15,7 @@ from edge_llm.engine.prompt import prompter
 from edge_llm.errors import BrokerError
 from edge_llm.mqtt import MqttConnection, link, throttle
 from edge_llm.mqtt import connection as mqtt_connection
+from edge_llm.plugin import BridgeContext
 from edge_llm.protocol import (
     MAX_PAYLOAD_BYTES,
     ChatRequest,
@@ -155,7 +156,7 @@ async def silent(server: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWrite
 
 async def test_who_connects_and_says_nothing_is_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bridges.http.door.FIRST_REQUEST_TIMEOUT_S", 0.2)
-    async with open_http(ScriptedEngine(), HttpSettings(port=0), "pi5") as server:
+    async with open_http(HttpSettings(port=0), BridgeContext("pi5", ScriptedEngine())) as server:
         reader, writer = await silent(server)
         slow_reader, slow_writer = await silent(server)
         slow_writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\nX-Slow: ")
@@ -172,7 +173,7 @@ async def test_who_connects_and_says_nothing_is_sent_away(monkeypatch: pytest.Mo
 
 async def test_so_many_connections_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bridges.http.door.MAX_CONNECTIONS", 5)
-    async with open_http(ScriptedEngine(), HttpSettings(port=0), "pi5") as server:
+    async with open_http(HttpSettings(port=0), BridgeContext("pi5", ScriptedEngine())) as server:
         held = [await silent(server) for _ in range(5)]
         await eventually(lambda: True)
         reader, writer = await silent(server)
@@ -199,7 +200,7 @@ async def test_so_many_connections_and_no_more(monkeypatch: pytest.MonkeyPatch) 
 
 
 async def test_headers_have_an_end_all_together() -> None:
-    async with open_http(ScriptedEngine(), HttpSettings(port=0), "pi5") as server:
+    async with open_http(HttpSettings(port=0), BridgeContext("pi5", ScriptedEngine())) as server:
         reader, writer = await silent(server)
         writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\n")
         lines = b"".join(b"X-%d: %s\r\n" % (n, b"x" * 5000) for n in range(2000))
@@ -210,7 +211,7 @@ async def test_headers_have_an_end_all_together() -> None:
 
 async def test_labels_of_metrics_come_from_us() -> None:
     async with (
-        open_http(ScriptedEngine(), HttpSettings(port=0), "pi5") as server,
+        open_http(HttpSettings(port=0), BridgeContext("pi5", ScriptedEngine())) as server,
         aiohttp.ClientSession(server.url) as http,
     ):
         for number in range(30):

@@ -24,7 +24,7 @@ async def worker() -> WorkerEngine:
 def make_node(engine: Any, worker: WorkerEngine | None = None) -> Node:
     settings = Settings(node="stage")
     opened = OpenEngine(QueuedEngine(engine, QueueSettings()), worker)
-    return Node(settings, lambda: settings, opened, None)
+    return Node(settings, lambda: settings, opened)
 
 
 async def test_it_is_ready_when_it_answers_whatever_the_answer_is(worker: WorkerEngine) -> None:

@@ -17,6 +17,7 @@ from bridges.http import open_http
 from edge_llm.engine import open_engine
 from edge_llm.engine.queue import QueuedEngine
 from edge_llm.errors import ContextOverflowError, QueueFullError, UpstreamError
+from edge_llm.plugin import BridgeContext
 from edge_llm.protocol import (
     ChatRequest,
     Delta,
@@ -73,7 +74,7 @@ async def behind_our_bridge(
     engine: ScriptedEngine,
 ) -> AsyncGenerator[QueuedEngine]:
     async with (
-        open_http(engine, HttpSettings(port=0), "node") as server,
+        open_http(HttpSettings(port=0), BridgeContext("node", engine)) as server,
         upstream(server.url) as up,
     ):
         yield up
@@ -172,7 +173,7 @@ async def test_the_built_in_model_says_the_same_here_behind_our_bridge_and_in_ll
 ) -> None:
     async with (
         open_engine(EngineSettings()) as local,
-        open_http(local, HttpSettings(port=0), "node") as server,
+        open_http(HttpSettings(port=0), BridgeContext("node", local)) as server,
         upstream(server.url) as ours,
         upstream(llama_cpp) as theirs,
     ):
@@ -191,7 +192,7 @@ async def test_the_built_in_model_says_the_same_here_behind_our_bridge_and_in_ll
 async def test_a_node_behind_a_node_calls_tools_and_keeps_to_forms() -> None:
     async with (
         open_engine(EngineSettings()) as local,
-        open_http(local, HttpSettings(port=0), "node") as server,
+        open_http(HttpSettings(port=0), BridgeContext("node", local)) as server,
         upstream(server.url) as engine,
     ):
         (model,) = await engine.ready()

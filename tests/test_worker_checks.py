@@ -15,6 +15,7 @@ from edge_llm.engine import open_engine
 from edge_llm.engine.queue import QueuedEngine
 from edge_llm.engine.worker import WorkerEngine
 from edge_llm.errors import ContextOverflowError, EdgeLLMError, UnsupportedSchemaError
+from edge_llm.plugin import BridgeContext
 from edge_llm.protocol import (
     ChatRequest,
     Delta,
@@ -85,7 +86,7 @@ async def test_what_can_not_be_answered_does_not_wait() -> None:
 async def test_a_stream_that_would_wait_is_refused_with_a_status() -> None:
     async with (
         open_engine(EngineSettings()) as queue,
-        open_http(queue, HttpSettings(port=0), "pi5") as server,
+        open_http(HttpSettings(port=0), BridgeContext("pi5", queue)) as server,
         aiohttp.ClientSession(server.url) as http,
     ):
         await queue.ready()

@@ -8,7 +8,7 @@ same when Home Assistant says that it is there, as a broker may have lost it.
 import asyncio
 import random
 import secrets
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager, suppress
 
 import structlog
@@ -16,13 +16,14 @@ from pydantic_core import from_json
 
 from bridges.home_assistant.announcement import Announcement, discovery_topic
 from bridges.home_assistant.last_answer import make_last_answer
-from edge_llm.engine import Ended, EngineStats
+from edge_llm.engine import Ended
 from edge_llm.errors import BrokerError
 from edge_llm.mqtt import MqttConnection, Publication, Subscription
+from edge_llm.plugin import BridgeContext, BridgePlugin
 from edge_llm.settings import HomeAssistantSettings, MqttSettings
 from edge_llm.topics import Topics
 
-__all__ = ["open_home_assistant", "remove_from_home_assistant"]
+__all__ = ["PLUGIN", "open_home_assistant", "remove_from_home_assistant"]
 
 log = structlog.get_logger()
 
@@ -34,29 +35,27 @@ REMOVE_TIMEOUT_S = 10.0
 
 @asynccontextmanager
 async def open_home_assistant(
-    settings: HomeAssistantSettings,
-    mqtt: MqttSettings,
-    node: str,
-    stats: EngineStats,
-    commands: Collection[str] = (),
+    settings: HomeAssistantSettings, context: BridgeContext
 ) -> AsyncGenerator[None]:
     """Keep a node announced to Home Assistant until the context is left.
 
     The announcement stays at the broker then: the device is shown as unavailable until the node
-    is back. ``remove_from_home_assistant`` takes it away.
+    is back. ``remove_from_home_assistant`` takes it away. A node without a broker has nobody to be
+    announced to.
 
     Args:
         settings: how it is to appear.
-        mqtt: the broker that both use.
-        node: its name.
-        stats: tells of answers.
-        commands: those that may be given on the command topic.
+        context: the node.
 
     Raises:
         ConfigurationError: the host can't be one, or a certificate can't be used.
     """
-    topics = Topics(mqtt.prefix, node)
-    announcement = Announcement(settings, topics, commands)
+    mqtt, stats = context.mqtt, context.stats
+    if not mqtt.enabled or stats is None:
+        yield
+        return
+    topics = Topics(mqtt.prefix, context.node)
+    announcement = Announcement(settings, topics, mqtt.commands)
     announcer = _Announcer(announcement, settings.prefix, mqtt, topics)
     async with announcer.mqtt, asyncio.TaskGroup() as tasks:
         listening = tasks.create_task(announcer.listen(), name="home_assistant")
@@ -181,3 +180,6 @@ def _has_card(health: bytes) -> bool:
     except ValueError:
         return False
     return isinstance(body, dict) and body.get("card") is not None
+
+
+PLUGIN = BridgePlugin(HomeAssistantSettings, open_home_assistant)

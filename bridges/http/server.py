@@ -23,13 +23,12 @@ from bridges.http.openapi import make_endpoint as openapi_endpoint
 from bridges.http.origin import make_origin_middleware
 from bridges.http.request_id import add_header, name_request
 from bridges.http.server_log import server_logger
-from edge_llm.device import DeviceMonitor
-from edge_llm.engine import Engine, EngineStats
 from edge_llm.errors import ConfigurationError
+from edge_llm.plugin import BridgeContext, BridgePlugin
 from edge_llm.protocol import MAX_PAYLOAD_BYTES
 from edge_llm.settings import HttpSettings
 
-__all__ = ["HttpServer", "open_http"]
+__all__ = ["PLUGIN", "HttpServer", "open_http"]
 
 log = structlog.get_logger()
 
@@ -56,27 +55,20 @@ class HttpServer:
 
 
 @asynccontextmanager
-async def open_http(
-    engine: Engine,
-    settings: HttpSettings,
-    node: str,
-    stats: EngineStats | None = None,
-    monitor: DeviceMonitor | None = None,
-) -> AsyncGenerator[HttpServer]:
+async def open_http(settings: HttpSettings, context: BridgeContext) -> AsyncGenerator[HttpServer]:
     """Serve HTTP until the context is left; what has begun may end within ``stop_timeout_s``.
 
     Args:
-        engine: generates.
         settings: of HTTP.
-        node: its name.
-        stats: what the engine counts, for ``/metrics``; none where it is on another machine.
-        monitor: has the readings of the device, for the same.
+        context: the node.
 
     Raises:
         ConfigurationError: the address can't be listened on; says which, and what to set.
     """
+    engine, node = context.engine, context.node
     bridge, door = Bridge(engine, settings, node), Door()
-    app = _make_app(bridge, Metrics(engine, stats, node, monitor), door, settings)
+    metrics = Metrics(engine, context.stats, node, context.monitor)
+    app = _make_app(bridge, metrics, door, settings)
     # Without handler_cancellation, aiohttp lets handlers go on for clients that have gone.
     runner = web.AppRunner(
         app,
@@ -190,3 +182,6 @@ async def _open(
 
 def _join(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+PLUGIN = BridgePlugin(HttpSettings, open_http)

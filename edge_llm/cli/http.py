@@ -2,11 +2,14 @@
 
 import argparse
 import asyncio
+import functools
 from typing import Any
 
 from edge_llm.cli.common import SETTINGS_HELP, add_broker, add_config, given, run_until_signalled
 from edge_llm.client import RemoteEngine
 from edge_llm.log import log_exposures, set_up_log
+from edge_llm.plugin import BridgeContext
+from edge_llm.preset import Presets
 from edge_llm.settings import Settings, load_settings
 
 __all__ = ["add"]
@@ -54,5 +57,7 @@ async def _bridge_http(settings: Settings, node: str | None) -> None:
 
     # HTTP's clients retry by themselves, and show what they wait for.
     remote = RemoteEngine(settings.mqtt, node=node, connect_timeout_s=CONNECT_TIMEOUT_S, retries=0)
-    async with remote, open_http(remote, settings.http, node or "any"):
+    presets = functools.partial(Presets, settings.preset, settings.default_preset)
+    context = BridgeContext(node or "any", remote, settings.mqtt, presets)
+    async with remote, open_http(settings.http, context):
         await asyncio.Event().wait()

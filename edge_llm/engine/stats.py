@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 
 from edge_llm.errors import EdgeLLMError
 from edge_llm.protocol import (
+    ChatRequest,
     Counts,
+    Event,
     FaultReport,
     RecoveryReport,
     RecoveryStep,
@@ -15,7 +17,11 @@ from edge_llm.protocol import (
     Usage,
 )
 
-__all__ = ["Ended", "EngineStats"]
+__all__ = ["Ended", "EngineStats", "Listener"]
+
+Listener = Callable[[int, ChatRequest, Event | None], None]
+"""Hears of a request: its number since the engine was opened, what is asked, and what happens to
+it. None comes first, when it is taken in; how it ends, the watchers are told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +34,8 @@ class Ended:
     timing: Timing
     text: str = ""
     """What was answered; for doors that show it, never for a log."""
+    number: int = 0
+    """Of the request, since the engine was opened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +73,8 @@ class EngineStats:
     opened_at: float = field(default_factory=time.monotonic)
     watchers: list[Callable[[Ended], None]] = field(default_factory=list)
     """Called at each end of a request."""
+    listeners: list[Listener] = field(default_factory=list)
+    """Called at each event of a request."""
     on_change: list[Callable[[], None]] = field(default_factory=list)
     """Called when the state changes, or a step is taken to recover."""
     _outcomes: Counter[str] = field(default_factory=Counter)
@@ -72,12 +82,29 @@ class EngineStats:
     _fault: _Fault | None = None
     _recovery: _Recovery | None = None
     _is_over: bool = True
+    _num_requests: int = 0
+
+    def take(self, request: ChatRequest) -> int:
+        """Tell that a request has come in; return its number."""
+        self._num_requests += 1
+        self.hear(self._num_requests, request, None)
+        return self._num_requests
+
+    def hear(self, number: int, request: ChatRequest, event: Event | None) -> None:
+        """Tell what happens to a request."""
+        for listener in tuple(self.listeners):
+            listener(number, request, event)
 
     def note(
-        self, outcome: str, timing: Timing, usage: Usage | None = None, text: str = ""
+        self,
+        outcome: str,
+        timing: Timing,
+        usage: Usage | None = None,
+        text: str = "",
+        number: int = 0,
     ) -> None:
         """Tell that a request has ended."""
-        ended = Ended(outcome, usage or Usage(), timing, text)
+        ended = Ended(outcome, usage or Usage(), timing, text, number)
         self._outcomes[outcome] += 1
         for name in ("prompt_tokens", "cached_tokens", "completion_tokens"):
             self._usage[name] += getattr(ended.usage, name)

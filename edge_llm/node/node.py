@@ -1,6 +1,6 @@
 """What is running, and how it is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import structlog
 
@@ -28,7 +28,6 @@ class Node:
         settings: as it was started with.
         load: reads the settings anew.
         opened: the engine.
-        http: where HTTP is served, if it is.
     """
 
     def __init__(
@@ -36,13 +35,25 @@ class Node:
         settings: Settings,
         load: Callable[[], Settings],
         opened: OpenEngine,
-        http: HttpServer | None,
     ) -> None:
-        self.http = http
+        self.bridges: Mapping[str, object] = {}
+        """What each open bridge gave."""
         self.service: Service | None = None
         self._opened = opened
         self._settings = settings
+        self._rules = rules_of(settings)
         self._load = load
+
+    @property
+    def http(self) -> HttpServer | None:
+        """Where HTTP is served, if it is."""
+        server = self.bridges.get("http")
+        return server if isinstance(server, HttpServer) else None
+
+    @property
+    def presets(self) -> Presets:
+        """The personas as they are now."""
+        return self._rules.presets
 
     @property
     def engine(self) -> QueuedEngine:
@@ -91,8 +102,9 @@ class Node:
             if self.service:
                 self.service.complain(exc)
             return
+        self._rules = rules_of(settings)
         if self.service:
-            self.service.follow(rules_of(settings))
+            self.service.follow(self._rules)
         restart = [
             name
             for name in Settings.model_fields

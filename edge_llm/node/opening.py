@@ -8,8 +8,6 @@ from pathlib import Path
 
 import structlog
 
-from bridges.home_assistant import open_home_assistant
-from bridges.http import open_http
 from edge_llm import __version__
 from edge_llm.device import DeviceMonitor
 from edge_llm.device.card import CardControl
@@ -18,8 +16,10 @@ from edge_llm.engine.governor import Governor
 from edge_llm.engine.worker.recovery import uses_card
 from edge_llm.health import HealthReporter
 from edge_llm.log import log_exposures
+from edge_llm.node.bridges import open_bridges
 from edge_llm.node.commands import Commands
 from edge_llm.node.node import Node, rules_of
+from edge_llm.plugin import BridgeContext, find_bridges
 from edge_llm.protocol import NodeInfo
 from edge_llm.service import Service
 from edge_llm.settings import Settings
@@ -34,7 +34,7 @@ log = structlog.get_logger()
 async def open_node(
     settings: Settings, load: Callable[[], Settings] | None = None, *, store: Path | None = None
 ) -> AsyncGenerator[Node]:
-    """Serve MQTT and HTTP, as the settings say, until the context is left.
+    """Serve MQTT, and open the bridges that the settings name, until the context is left.
 
     Args:
         settings: as read at the start.
@@ -42,11 +42,13 @@ async def open_node(
         store: the file of what outlives a restart; memory only if not given.
 
     Raises:
-        ConfigurationError: a port that is taken, or a store that can't be written.
+        ConfigurationError: a port that is taken, a store that can't be written, or a bridge that is
+            not installed.
         ModelError: in an ExceptionGroup, as soon as it is clear that the model can't be loaded.
     """
     log.info("node.started", node=settings.node, version=__version__, engine=settings.engine.kind)
     log_exposures(settings)
+    bridges = find_bridges(settings)
     async with AsyncExitStack() as doors:
         monitor = await doors.enter_async_context(_open_monitor(settings))
         card = _card(settings, monitor)
@@ -56,33 +58,33 @@ async def open_node(
         governor = None
         if card and opened.worker:
             governor = doors.enter_context(_govern(settings, opened, monitor))
-        http = None
-        if settings.http.enabled:
-            http = await doors.enter_async_context(
-                open_http(opened.queue, settings.http, settings.node, opened.queue.stats, monitor)
-            )
-        node = Node(settings, load or (lambda: settings), opened, http)
+        reporter = HealthReporter(
+            settings.node,
+            secrets.token_hex(8),
+            opened.queue,
+            monitor,
+            governor=governor,
+            index=settings.engine.worker.device,
+        )
+        node = Node(settings, load or (lambda: settings), opened)
+        context = BridgeContext(
+            node=settings.node,
+            engine=opened.queue,
+            mqtt=settings.mqtt,
+            presets=lambda: node.presets,
+            report=reporter.report,
+            stats=opened.queue.stats,
+            monitor=monitor,
+        )
+        node.bridges = await doors.enter_async_context(open_bridges(bridges, context))
         if settings.mqtt.enabled:
             commands = Commands(
                 opened, node.reload, has_card=card is not None, allowed=settings.mqtt.commands
             )
             kept = doors.enter_context(open_store(store, settings.store, settings.session))
-            reporter = HealthReporter(
-                settings.node,
-                secrets.token_hex(8),
-                opened.queue,
-                monitor,
-                governor=governor,
-                index=settings.engine.worker.device,
-            )
             node.service = await doors.enter_async_context(
                 _open_service(settings, opened, kept, commands, reporter)
             )
-            if settings.home_assistant.enabled:
-                shown = (settings.home_assistant, settings.mqtt, settings.node)
-                await doors.enter_async_context(
-                    open_home_assistant(*shown, opened.queue.stats, settings.mqtt.commands)
-                )
         try:
             yield node
         finally:

@@ -15,7 +15,7 @@ from edge_llm.settings.engine import (
 )
 from edge_llm.settings.exposure import Exposure, find_exposures
 from edge_llm.settings.home_assistant import HomeAssistantSettings
-from edge_llm.settings.http import ApiKeySettings, HttpSettings
+from edge_llm.settings.http import ApiKeySettings, HttpSettings, PageSettings
 from edge_llm.settings.load import describe, load_settings
 from edge_llm.settings.log import LogSettings
 from edge_llm.settings.mqtt import ClientSettings, Command, MqttSettings, TlsSettings
@@ -37,6 +37,7 @@ __all__ = [
     "MqttSettings",
     "OpenAISettings",
     "PacedSettings",
+    "PageSettings",
     "QueueSettings",
     "RecoverySettings",
     "SessionSettings",

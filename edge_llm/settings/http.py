@@ -9,6 +9,7 @@ from edge_llm.section import Section, is_loopback
 __all__ = [
     "ApiKeySettings",
     "HttpSettings",
+    "PageSettings",
 ]
 
 
@@ -21,6 +22,15 @@ class ApiKeySettings(Section):
     """Of the key, in hexadecimal; the key itself is kept nowhere."""
     requests_per_min: Annotated[float, Field(gt=0)] | None = None
     """Most requests in a minute, up to that many at once; any number if not given."""
+
+
+class PageSettings(Section):
+    """The page at ``/`` that shows how the node is doing."""
+
+    enabled: bool = True
+    """Serve it."""
+    texts: bool = False
+    """Also show what is asked and answered, to whoever may open the page."""
 
 
 class HttpSettings(Section):
@@ -36,6 +46,7 @@ class HttpSettings(Section):
     """A second port for programs that know no other than Ollama's, 11434; all paths are on both."""
     model_aliases: tuple[str, ...] = ()
     """Further names that clients may ask for, with wildcards: ``["gpt-*"]``."""
+    page: PageSettings = PageSettings()
     key: tuple[ApiKeySettings, ...] = ()
     """Keys, one of which each request must have: ``[[http.key]]``. Without any, everyone may ask
     who reaches the address."""

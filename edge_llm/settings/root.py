@@ -2,7 +2,8 @@
 
 import re
 import socket
-from typing import Self
+from collections.abc import Mapping
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 from pydantic_settings import (
@@ -56,6 +57,9 @@ class Settings(BaseSettings):
     device: DeviceSettings = DeviceSettings()
     recovery: RecoverySettings = RecoverySettings()
     home_assistant: HomeAssistantSettings = HomeAssistantSettings()
+    bridge: Mapping[TopicLevel, Mapping[str, Any]] = {}
+    """Further doors, each with the settings of its own: ``[bridge.osc]``. One runs if it is named
+    here, and ``enabled = false`` is not said."""
     log: LogSettings = LogSettings()
     store: StoreSettings = StoreSettings()
     session: SessionSettings = SessionSettings()

@@ -23,6 +23,7 @@ import structlog
 from bridges.http import open_http
 from edge_llm.engine.gate import Gate
 from edge_llm.engine.queue import QueuedEngine
+from edge_llm.plugin import BridgeContext
 from edge_llm.protocol import ChatRequest, Delta, Done, Event, Started, TokenLogprob, TopLogprob
 from edge_llm.settings import HttpSettings, QueueSettings
 from tests.brokers import Mosquitto
@@ -107,7 +108,7 @@ async def measure_http(count: int) -> list[Row]:
     """Measure the same over HTTP, with a connection that is kept."""
     queue = QueuedEngine(PromptedEngine(), QueueSettings())
     async with (
-        open_http(queue, HttpSettings(port=0), "bench") as server,
+        open_http(HttpSettings(port=0), BridgeContext("bench", queue)) as server,
         aiohttp.ClientSession(server.url) as session,
     ):
 
@@ -171,7 +172,7 @@ async def measure_chunks(count: int) -> list[Row]:
     for name, path, body, delta in paths:
         engine = TimedEngine(delta)
         async with (
-            open_http(engine, HttpSettings(port=0), "bench") as server,
+            open_http(HttpSettings(port=0), BridgeContext("bench", engine)) as server,
             aiohttp.ClientSession(server.url) as session,
         ):
             for _ in range(max(count // 20, 5)):

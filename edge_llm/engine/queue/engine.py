@@ -170,29 +170,32 @@ class QueuedEngine:
         clock = RequestClock()
         done: Done | None = None
         said: list[str] = []
+        number = self.stats.take(request)
         try:
             await self._admit(request)
             with self._turns.take(request, self._retry_after_s) as turn:
                 async with aclosing(self._wait(turn, request, clock)) as positions:
                     async for queued in positions:
+                        self.stats.hear(number, request, queued)
                         yield queued
                 async with aclosing(self._run(turn, request, clock, said)) as events:
                     async for event in events:
                         if isinstance(event, Done):
                             done = self._end(event, clock)
                         else:
+                            self.stats.hear(number, request, event)
                             yield event
         except EdgeLLMError as exc:
             log.warning("request.failed", code=exc.code, **_shown(clock.timing()))
-            self.stats.note(exc.code, clock.timing())
+            self.stats.note(exc.code, clock.timing(), number=number)
             raise
         except (asyncio.CancelledError, GeneratorExit):
             log.info("request.cancelled", **_shown(clock.timing()))
-            self.stats.note("cancelled", clock.timing())
+            self.stats.note("cancelled", clock.timing(), number=number)
             raise
         if done:  # out here, so that the next request begins while this one is delivered
             _log_done(done)
-            self.stats.note(done.finish_reason, done.timing, done.usage, "".join(said))
+            self.stats.note(done.finish_reason, done.timing, done.usage, "".join(said), number)
             yield done
 
     async def _admit(self, request: ChatRequest) -> None:
