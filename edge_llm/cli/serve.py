@@ -25,7 +25,12 @@ def add(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_config(serve)
-    serve.add_argument("--model", type=Path, metavar="DIR", help="model directory to serve")
+    serve.add_argument(
+        "--model",
+        type=Path,
+        metavar="NAME|DIR",
+        help="model to serve: a directory, or a name of 'edge-llm model list'",
+    )
     serve.add_argument("--paced", action="store_true", help="rehearse: a fixed text at a set speed")
     serve.add_argument("--no-mqtt", action="store_true", help="serve HTTP only")
     serve.add_argument("--no-http", action="store_true", help="serve MQTT only")

@@ -29,7 +29,7 @@ def load_engine(
         ConfigurationError: the runtime that is asked for is missing.
         DeviceError: the card failed.
     """
-    directory = ModelDirectory(settings.worker.model or MODEL_DIR)
+    directory = ModelDirectory(settings.worker.model_directory() or MODEL_DIR)
     prompter = load_prompter(directory.tokenizer)
     loaded = open_stack(directory, settings.worker, report)
     geometry = loaded.geometry

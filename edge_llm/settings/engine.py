@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from edge_llm.section import Section
 from edge_llm.settings.credentials import read_secret
+from edge_llm.settings.models import find_model_directory
 
 __all__ = [
     "BackupSettings",
@@ -30,7 +31,10 @@ class WorkerSettings(Section):
     """The process that owns the device."""
 
     model: Path | None = None
-    """Model directory; the built-in model if none is given."""
+    """Model directory, or the name of a downloaded model; the built-in one if none is given."""
+    models_dir: Path | None = None
+    """Where downloaded models are: ``/var/lib/edge-llm/models`` if that exists and can be read,
+    else ``~/.local/share/edge-llm/models``."""
     runtime: Literal["auto", "axcl", "axengine", "onnx"] = "auto"
     """What runs the graphs; auto goes by the files, and by what is installed."""
     axcl_library: Path | None = None
@@ -56,6 +60,14 @@ class WorkerSettings(Section):
     restart_delay_s: Annotated[float, Field(ge=0)] = 0.5
     """Pause before a dead worker is replaced, in seconds. Where there is no card to protect it
     doubles up to a minute; see ``[recovery]``."""
+
+    def model_directory(self) -> Path | None:
+        """Return the directory of the model; None for the built-in one.
+
+        Raises:
+            ModelError: there is no downloaded model of that name.
+        """
+        return None if self.model is None else find_model_directory(self.model, self.models_dir)
 
 
 class PacedSettings(Section):
@@ -120,7 +132,8 @@ class BackupSettings(Section):
     kind: Literal["none", "worker", "openai"] = "none"
     """``worker`` runs a model on the CPU, which is small or slow; ``openai`` asks a server."""
     model: Path | None = None
-    """Model directory with ONNX layers; the built-in model if none is given."""
+    """Model directory with ONNX layers, or the name of such a model among the downloaded ones
+    (``[engine.worker] models_dir``); the built-in model if none is given."""
     openai: OpenAISettings = OpenAISettings()
 
 
