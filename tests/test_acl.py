@@ -2,11 +2,9 @@
 
 import asyncio
 import json
-import os
 import ssl
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,92 +14,11 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from structlog.testing import capture_logs
 
-from edge_llm.settings import MqttSettings
-from tests.accounts import Accounts
-from tests.brokers import Broker
+from tests.accounts import DEVICES, NOT_AUTHORIZED, SHIPPED, Lan, answer_to, open_lan
 from tests.clients import RawClient, eventually
-from tests.programs import HOST, accepts, free_port, require_program, running
+from tests.programs import HOST
 from tests.stage import Stage, open_stage, retained
 from tests.test_mqtt_tls import Authority, make_authority
-
-SHIPPED = Path(__file__).parents[1] / "mosquitto"
-DEVICES = ("esp1", "esp2")
-STAFF = ("edge-llm", "admin", "stranger")
-NOT_AUTHORIZED = 135  # MQTT 5, section 3.4.2.1
-
-
-@dataclass(frozen=True)
-class Lan:
-    """The broker of an installation: who may connect where, and as whom."""
-
-    directory: Path
-    authority: Authority
-    local: int = field(default_factory=free_port)
-    devices: int = field(default_factory=free_port)
-    staff: int = field(default_factory=free_port)
-
-    def write(self, lan_changes: dict[str, str]) -> Path:
-        """Write both files as their comments say, with other places and ports."""
-        etc, conf_d = self.directory / "etc", self.directory / "etc" / "conf.d"
-        (etc / "certs").mkdir(parents=True)
-        conf_d.mkdir()
-        for name, file in (("edge-llm.pem", "broker.pem"), ("edge-llm.key", "broker.key")):
-            (etc / "certs" / name).write_bytes(self.authority.file(file).read_bytes())
-        (etc / "certs" / "ca.pem").write_bytes(self.authority.ca_file.read_bytes())
-        Accounts(etc / "edge-llm.devices", *DEVICES)
-        Accounts(etc / "edge-llm.staff", *STAFF)
-        (etc / "edge-llm.acl").write_text((SHIPPED / "edge-llm.acl").read_text())
-        (etc / "edge-llm.acl").chmod(0o600)
-        changes = {
-            "listener 8883": f"listener {self.devices} {HOST}",
-            "listener 8884": f"listener {self.staff} {HOST}",
-            "listener 1883": f"listener {self.local}",
-            "/etc/mosquitto": str(etc),
-            **lan_changes,
-        }
-        for file in ("edge-llm-lan.conf", "edge-llm.conf"):
-            text = (SHIPPED / file).read_text()
-            for old, new in changes.items():
-                text = text.replace(old, new)
-            (conf_d / file).write_text(text)
-        user = "user root\n" if os.geteuid() == 0 else ""
-        main = self.directory / "mosquitto.conf"
-        main.write_text(f"{user}persistence_location {self.directory}/\ninclude_dir {conf_d}\n")
-        return main
-
-    def client(
-        self, name: str | None, port: int | None = None, *, password: str | None = None, **how: Any
-    ) -> RawClient:
-        """Make a client with an account; without a name it has none."""
-        client = RawClient(port or self.devices, **{"protocol": "5", **how})
-        client.paho.tls_set_context(ssl.create_default_context(cafile=self.authority.ca_file))
-        if name:
-            client.paho.username_pw_set(name, password or f"password of {name}")
-        return client
-
-    def node_at_home(self) -> Broker:
-        """How a node on the broker's machine speaks to it."""
-        return Broker(self.local, "5")
-
-    def node_elsewhere(self, directory: Path) -> MqttSettings:
-        """What a node on another machine is set to."""
-        file = directory / "mqtt-password"
-        file.write_text("password of edge-llm\n")
-        tls = {"enabled": True, "ca_file": self.authority.ca_file}
-        account = {"username": "edge-llm", "password_file": file, "tls": tls}
-        return MqttSettings.model_validate({"host": HOST, "port": self.staff, **account})
-
-
-@contextmanager
-def open_lan(
-    directory: Path, authority: Authority, lan_changes: dict[str, str] | None = None
-) -> Iterator[Lan]:
-    lan = Lan(directory, authority)
-    program = require_program("mosquitto", "mosquitto")
-    command = [program, "-c", str(lan.write(lan_changes or {}))]
-    ports = (lan.local, lan.devices, lan.staff)
-    with running(command, directory / "log", lambda: all(map(accepts, ports)), None):
-        yield lan
 
 
 @pytest.fixture(scope="module")
@@ -245,30 +162,15 @@ async def test_a_device_can_not_take_the_place_of_the_node(lan: Lan) -> None:
             assert not [entry for entry in logs if entry["event"] == "mqtt.disconnected"]
 
 
-async def connect(client: RawClient) -> int:
-    """Return the broker's answer to a connection; 0 is yes."""
-    answers: list[int] = []
-    client.paho.on_connect = lambda _c, _d, _f, reason, _p: answers.append(reason.value)
-    client.paho.on_connect_fail = lambda _c, _d: answers.append(-1)  # not even a TLS connection
-    client.paho.connect_async(HOST, client._port, 60)
-    client.paho.loop_start()
-    try:
-        await eventually(lambda: answers)
-        return answers[0]
-    finally:
-        client.paho.disconnect()
-        await asyncio.to_thread(client.paho.loop_stop)
-
-
 async def test_nobody_comes_in_without_an_account_of_that_door(lan: Lan) -> None:
     for port in (lan.devices, lan.staff):
-        assert await connect(lan.client(None, port)) == NOT_AUTHORIZED
-        assert await connect(lan.client("nobody", port)) == NOT_AUTHORIZED
-    assert await connect(lan.client("esp1", password="wrong")) == NOT_AUTHORIZED
-    assert await connect(lan.client("esp1", lan.staff)) == NOT_AUTHORIZED
-    assert await connect(lan.client("admin", lan.devices)) == NOT_AUTHORIZED
-    assert await connect(lan.client("esp1")) == 0
-    assert await connect(lan.client("admin", lan.staff)) == 0
+        assert await answer_to(lan.client(None, port)) == NOT_AUTHORIZED
+        assert await answer_to(lan.client("nobody", port)) == NOT_AUTHORIZED
+    assert await answer_to(lan.client("esp1", password="wrong")) == NOT_AUTHORIZED
+    assert await answer_to(lan.client("esp1", lan.staff)) == NOT_AUTHORIZED
+    assert await answer_to(lan.client("admin", lan.devices)) == NOT_AUTHORIZED
+    assert await answer_to(lan.client("esp1")) == 0
+    assert await answer_to(lan.client("admin", lan.staff)) == 0
 
 
 async def test_an_admin_commands_and_others_of_the_staff_do_not(lan: Lan, stage: Stage) -> None:
