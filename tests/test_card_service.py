@@ -160,16 +160,18 @@ def test_the_doctor_says_what_a_model_needs(
         str(config),
         "--model",
         str(card_model_dir),
+        EDGE_LLM_MQTT__ENABLED="false",
+        EDGE_LLM_HTTP__PORT="0",
         **card.environment,
     )
-    assert done.returncode == 0, done.stderr
+    assert "  ok    self-test" in done.stdout, done.stdout + done.stderr
     for words in (
         "6 layers",
         "hidden 192, K and V rows of 64, vocabulary 2048",
         "1024 tokens; prompts by chunks of 128 up to token 1023, token by token after that",
         "for each conversation that is kept: 4 will be",
         "tokens/s",
-        f"runtime    axcl 3.10.2, {VARIANTS[0]}",
+        f"  ok    runtime       axcl 3.10.2, {VARIANTS[0]}",
         "200 tokens agree",
     ):
         assert words in done.stdout, done.stdout
@@ -177,7 +179,7 @@ def test_the_doctor_says_what_a_model_needs(
 
 def test_the_doctor_without_a_card_says_what_it_can(card_model_dir: Path) -> None:
     done = run("doctor", "--model", str(card_model_dir))
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 1  # nothing here can run it
     assert "axclhost" in done.stdout
     assert "hidden 192, vocabulary 2048" in done.stdout
 

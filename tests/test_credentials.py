@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from edge_llm.broker_doctor import examine_broker
+from edge_llm.doctor import Case, diagnose
 from edge_llm.engine.upstream.engine import open_upstream
 from edge_llm.errors import ConfigurationError
 from edge_llm.mqtt import MqttConnection
@@ -197,5 +197,5 @@ async def test_a_node_says_it_at_its_start_and_the_doctor_too() -> None:
     [said] = [entry for entry in logs if entry["event"] == "http.unprotected"]
     assert said["log_level"] == "warning"
     assert "api-key" in said["do"]
-    found = [text async for heading, text in examine_broker(settings) if heading == "exposed"]
+    found = [finding async for finding in diagnose(Case(settings), ("settings.exposed",))]
     assert len(found) == 1

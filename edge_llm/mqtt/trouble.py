@@ -29,6 +29,8 @@ class Trouble:
         self._broker = broker
         self._has_tls = has_tls
         self._said: set[tuple[str, str]] = set()
+        self.latest: tuple[str, str] | None = None
+        """The reason of the latest one, and what to do about it."""
 
     def end(self) -> None:
         """Forget what was said of tries that failed, as the broker accepted us since."""
@@ -109,6 +111,7 @@ class Trouble:
         self._say("mqtt.subscription_refused", reason, do, topic_filter)
 
     def _say(self, event: str, reason: str, do: str, about: str = "") -> None:
+        self.latest = (reason, do)
         if (event, reason + about) not in self._said:
             self._said.add((event, reason + about))
             do = f"{do}{' ' if do.endswith('?') else '; '}trying again"

@@ -20,7 +20,7 @@ from edge_llm.settings import WorkerSettings
 __all__ = ["examine"]
 
 Line = tuple[str, str]
-"""A heading of one word, and what there is to say."""
+"""A heading, and what there is to say; ``no runtime`` is what keeps the model from running."""
 
 LAYER_S, BYTES_PER_S = 0.4e-3, 21.1e9
 """Seconds for each layer, and how fast weights are read: a line through the published times of
@@ -49,7 +49,7 @@ def examine(directory: ModelDirectory, settings: WorkerSettings, *, load: bool) 
     try:
         runtime, why = choose_runtime(directory, settings)
     except EdgeLLMError as exc:
-        yield "runtime", exc.message
+        yield "no runtime", exc.message
         yield from _guess(directory)
         yield from _speed(directory)
         return
