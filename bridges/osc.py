@@ -120,6 +120,13 @@ async def open_osc(settings: OscSettings, context: BridgeContext) -> AsyncGenera
         ) from exc
     host, port = transport.get_extra_info("sockname")[:2]
     log.info("osc.started", address=host, port=port)
+    if not is_loopback(settings.host):
+        log.warning(
+            "osc.unprotected",
+            networks=[str(network) for network in settings.allow_from],
+            reason="whoever is there, or makes up an address of theirs, may use the model",
+            do="keep bridge.osc.allow_from as narrow as it can be",
+        )
     try:
         yield OscServer(host, port)
     finally:

@@ -8,9 +8,11 @@ from typing import Any
 import aiohttp
 import pytest
 
+from bridges import osc
 from bridges.http import door, open_http
 from bridges.http.bridge import Bridge
 from bridges.http.conversation import MAX_CHARS, MAX_CLIENTS, MAX_MESSAGES, Conversations
+from bridges.http.page import history, page, requests
 from edge_llm.engine.prompt import prompter
 from edge_llm.errors import BrokerError
 from edge_llm.mqtt import MqttConnection, link, throttle
@@ -244,6 +246,10 @@ def test_the_limits_are_as_documented() -> None:
         "HTTP requests in hand": http.max_concurrent,
         "a request, over MQTT and HTTP": f"{MAX_PAYLOAD_BYTES >> 10} KiB",
         "AXERA's conversations over HTTP": f"{MAX_CLIENTS} clients, {MAX_MESSAGES} turns, 500,000",
+        "status pages that are open": page.MAX_READERS,
+        "what the status page remembers": f"{requests.MAX_ENDED} requests, an hour of readings, "
+        f"{history.MAX_SPANS} states, {history.MAX_MARKS} faults",
+        "requests by OSC in hand; a text to it": f"{osc.MAX_IN_HAND}; {osc.MAX_TEXT_BYTES:,} bytes",
     }
     for name, number in numbers.items():
         assert f" {number}" in rows[name], name

@@ -253,6 +253,17 @@ def test_only_who_is_named_may_ask() -> None:
         OscSettings(host="0.0.0.0")
 
 
+async def test_a_door_to_the_network_is_said(
+    engine: PromptedEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with software_beside(engine):
+        assert "unprotected" not in capsys.readouterr().out
+    async with software_beside(engine, host="0.0.0.0", allow_from=["192.168.1.0/24"]) as software:
+        assert "osc.unprotected" in capsys.readouterr().out
+        software.send("/llm/request", "a", "say hello")
+        assert (await software.end_of("a"))[1][1] == "hello"
+
+
 async def test_a_port_that_is_taken_is_said(engine: PromptedEngine) -> None:
     async with software_beside(engine) as software:
         settings = OscSettings(port=software.port)
