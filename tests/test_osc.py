@@ -223,6 +223,8 @@ async def test_bad_messages_have_one_error(
         b"hello",
         b"/llm/request",
         b"#bundle\x00",
+        b"#bundle\x00" + 8 * b"\x00" + b"\xff\xff\xff\xfc",  # read for ever by python-osc itself
+        6 * (b"#bundle\x00" + 8 * b"\x00" + b"\x00\x00\x01\x00"),
         b"/llm/request\x00\x00\x00\x00,si\x00",
     ],
 )

@@ -84,7 +84,16 @@ def choose_files(repository: Repository, folder: str | None = None) -> list[Want
     taken = {file.place for file in wanted}
     tokenizer = _tokenizer(repository, chosen, prefix)
     wanted += [file for file in tokenizer if file.place not in taken]
+    _check_places(repository, wanted)
     return sorted(wanted, key=lambda file: (file.remote.size_bytes, file.place))
+
+
+def _check_places(repository: Repository, wanted: Sequence[WantedFile]) -> None:
+    """Refuse what no file system of ours would keep apart, or take; the hub has none of that."""
+    places = [file.place for file in wanted]
+    odd = [place for place in places if places.count(place) > 1 or not place.isprintable()]
+    if odd:
+        raise ModelError(f"{repository.repo} has two files {odd[0]!r}, or one of an odd name")
 
 
 def _choose_folder(repository: Repository, asked: str | None) -> str:
