@@ -1,9 +1,10 @@
 """Home Assistant with its MQTT integration and no other: ``home_assistant.py PORT CONFIG_DIR``.
 
 Runs in an environment of its own. It answers each line of its standard input with a line of JSON:
-``states`` (by entity), ``devices``, ``press ENTITY``, ``configure YAML`` (automations, as a string
-in JSON), ``set ENTITY STATE``, ``calls`` (of what would speak or be shown), ``complaints`` (what it
-logged as a warning or worse). Without web server and recorder it is there within seconds.
+``states`` (by entity), ``devices``, ``press ENTITY``, ``configure YAML`` (as a string in JSON),
+``set ENTITY STATE``, ``type ENTITY TEXT``, ``calls`` (of what would speak or be shown),
+``complaints`` (what it logged as a warning or worse). Without web server and recorder it is there
+within seconds.
 """
 
 # ruff: noqa: E402 (its modules must find the stand-ins)
@@ -122,14 +123,19 @@ async def answer(hass: HomeAssistant, complaints: Complaints, line: str) -> Any:
         case "devices":
             said = [device.name for device in device_registry.async_get(hass).devices.values()]
         case "press":
-            await hass.services.async_call("button", "press", {"entity_id": about}, blocking=True)
+            domain = about.partition(".")[0]
+            await hass.services.async_call(domain, "press", {"entity_id": about}, blocking=True)
         case "configure":
             for domain, service in SERVICES:
                 hass.services.async_register(domain, service, note_call)
             config = parse_yaml(json.loads(about))
-            said = await async_setup_component(hass, "automation", config)
+            said = all([await async_setup_component(hass, domain, config) for domain in config])
         case "set":
             hass.states.async_set(*about.split(" "))
+        case "type":
+            entity_id, _, value = about.partition(" ")
+            data = {"entity_id": entity_id, "value": value}
+            await hass.services.async_call("input_text", "set_value", data, blocking=True)
         case "calls":
             said = CALLS
         case "complaints":
