@@ -11,10 +11,11 @@ import ipaddress
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
-from typing import Annotated, Literal, Self, cast
+from typing import Annotated, Any, Literal, Self, cast
 
 import structlog
 from pydantic import Field, StringConstraints, ValidationError, model_validator
+from structlog.contextvars import bind_contextvars
 
 from edge_llm.errors import (
     ConfigurationError,
@@ -165,7 +166,7 @@ class OscBridge(asyncio.DatagramProtocol):
         # Not all of asyncio's are subclasses of what they are.
         self._transport = cast("asyncio.DatagramTransport", transport)
 
-    def datagram_received(self, data: bytes, addr: tuple[str, ...]) -> None:
+    def datagram_received(self, data: bytes, addr: tuple[Any, ...]) -> None:
         """Take a datagram: one message, or a bundle of them, which are done at once."""
         from pythonosc.osc_packet import OscPacket, ParseError
 
@@ -253,6 +254,7 @@ class OscBridge(asyncio.DatagramProtocol):
     async def _generate(
         self, to: Address, request_id: str, request: MqttRequest, preset: Preset
     ) -> None:
+        bind_contextvars(via="osc", request_id=request_id)  # of this task
         splitter = SentenceSplitter(language=preset.language)
         by_sentence = self._settings.stream == "sentence"
         said: list[str] = []

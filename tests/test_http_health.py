@@ -60,6 +60,16 @@ async def http(server: HttpServer) -> AsyncIterator[aiohttp.ClientSession]:
         yield session
 
 
+async def test_a_bridge_that_was_closed_counts_no_more(queue: QueuedEngine) -> None:
+    for _ in range(2):  # as one that failed is opened again
+        context = BridgeContext("pi5", queue, stats=queue.stats)
+        async with open_http(HttpSettings(port=0), context):
+            assert queue.stats.watchers
+    assert not queue.stats.watchers
+    assert not queue.stats.listeners
+    assert not queue.stats.on_change
+
+
 def card_tool(tmp_path: Path, says: str) -> Path:
     """Make a stand-in for the vendor's tool that prints what the real one was seen to print."""
     path = tmp_path / "axcl-smi"

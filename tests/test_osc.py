@@ -12,6 +12,7 @@ import pytest
 from pythonosc.dispatcher import Dispatcher
 from pythonosc.osc_message_builder import OscMessageBuilder
 from pythonosc.osc_server import AsyncIOOSCUDPServer
+from structlog.contextvars import get_contextvars
 
 from bridges.osc import MAX_TEXT_BYTES, OscSettings, open_osc
 from edge_llm.engine.queue import QueuedEngine
@@ -60,7 +61,7 @@ class Software:
 
 @asynccontextmanager
 async def software_beside(
-    engine: PromptedEngine, presets: Presets | None = None, **settings: Any
+    engine: PromptedEngine | QueuedEngine, presets: Presets | None = None, **settings: Any
 ) -> AsyncIterator[Software]:
     """Open the bridge, and software that talks to it."""
     dispatcher = Dispatcher()
@@ -70,9 +71,9 @@ async def software_beside(
     assert isinstance(loop, asyncio.BaseEventLoop)
     ears, _ = await AsyncIOOSCUDPServer((HOST, 0), dispatcher, loop).create_serve_endpoint()
     port = ears.get_extra_info("sockname")[1]
-    context = BridgeContext(
-        "stage", QueuedEngine(engine, QueueSettings(limit=4)), presets=lambda: presets or Presets()
-    )
+    if isinstance(engine, PromptedEngine):
+        engine = QueuedEngine(engine, QueueSettings(limit=4))
+    context = BridgeContext("stage", engine, presets=lambda: presets or Presets())
     try:
         options = {"port": 0, "reply_port": port, **settings}
         async with open_osc(OscSettings.model_validate(options), context) as server:
@@ -103,6 +104,16 @@ async def test_a_request_is_answered_by_sentences_and_one_response(software: Sof
         ("lamp", 1, " The moon is up."),
     ]
     assert software.of("event") == [("lamp", "started", 0)]
+
+
+async def test_whoever_listens_knows_by_which_door_it_came(engine: PromptedEngine) -> None:
+    bound: list[dict[str, Any]] = []
+    queue = QueuedEngine(engine, QueueSettings())
+    queue.stats.listeners.append(lambda *_: bound.append(get_contextvars()))
+    async with software_beside(queue) as software:
+        software.send("/llm/request", "lamp", "say hello")
+        await software.end_of("lamp")
+    assert {(each["via"], each["request_id"]) for each in bound} == {("osc", "lamp")}
 
 
 async def test_a_number_is_an_id_too_and_comes_back_as_text(software: Software) -> None:

@@ -462,6 +462,25 @@ async def test_a_failed_request_is_one_line(error: EdgeLLMError, before: list[Ev
     assert (line["event"], line["code"]) == ("request.failed", error.code)
 
 
+async def test_every_request_is_told_of_from_its_beginning_to_its_end() -> None:
+    heard: list[tuple[int, str]] = []
+    engine = queued(ScriptedEngine([Started(), Delta(text="a"), DONE]))
+    engine.stats.listeners.append(
+        lambda number, _request, event: heard.append((number, event.type if event else "in"))
+    )
+    engine.stats.watchers.append(lambda ended: heard.append((ended.number, ended.outcome)))
+    await collect(engine, ask())
+    assert heard == [(1, "in"), (1, "started"), (1, "delta"), (1, "stop")]
+    heard.clear()
+    for error, outcome in ((EdgeLLMError("broken"), "internal"), (ValueError("oh"), "internal")):
+        engine._engine = ScriptedEngine([Started(), error])
+        with pytest.raises(type(error)):
+            await collect(engine, ask())
+        assert heard[-1][1] == outcome
+    assert [number for number, _ in heard] == [2, 2, 2, 3, 3, 3]
+    assert engine.stats.counts().requests == {"stop": 1, "internal": 2}
+
+
 async def test_refused_and_expired_requests_are_one_line_each(gated: Gated) -> None:
     engine = queued(gated, limit=1)
     with capture_logs() as logs:

@@ -64,8 +64,14 @@ class Metrics:
         registry.register(_State(engine, stats, node))
         if monitor:
             registry.register(DeviceCollector(monitor))
+        self._stats, self._note = stats, _Ends(registry).note
         if stats:
-            stats.watchers.append(_Ends(registry).note)
+            stats.watchers.append(self._note)
+
+    def close(self) -> None:
+        """Count no more."""
+        if self._stats:
+            self._stats.watchers.remove(self._note)
 
     def count(self, request: web.Request, status: int) -> None:
         """Count a request over HTTP."""

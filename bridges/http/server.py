@@ -3,7 +3,7 @@
 import asyncio
 import errno
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 
 import aiohttp_cors
@@ -11,6 +11,7 @@ import structlog
 from aiohttp import web
 
 from bridges.http import axera, health, ollama, openai
+from bridges.http import page as status_page
 from bridges.http.auth import make_auth_middleware
 from bridges.http.bridge import BRIDGE, Bridge
 from bridges.http.conversation import KEPT, Conversations
@@ -65,10 +66,19 @@ async def open_http(settings: HttpSettings, context: BridgeContext) -> AsyncGene
     Raises:
         ConfigurationError: the address can't be listened on; says which, and what to set.
     """
-    engine, node = context.engine, context.node
-    bridge, door = Bridge(engine, settings, node), Door()
-    metrics = Metrics(engine, context.stats, node, context.monitor)
-    app = _make_app(bridge, metrics, door, settings)
+    async with status_page.open_page(settings, context) as page:
+        engine = page.engine if page else context.engine
+        bridge, door = Bridge(engine, settings, context.node), Door()
+        with closing(Metrics(engine, context.stats, context.node, context.monitor)) as metrics:
+            app = _make_app(bridge, metrics, door, settings, page)
+            async with _running(app, bridge, door, settings) as server:
+                yield server
+
+
+@asynccontextmanager
+async def _running(
+    app: web.Application, bridge: Bridge, door: Door, settings: HttpSettings
+) -> AsyncGenerator[HttpServer]:
     # Without handler_cancellation, aiohttp lets handlers go on for clients that have gone.
     runner = web.AppRunner(
         app,
@@ -86,6 +96,8 @@ async def open_http(settings: HttpSettings, context: BridgeContext) -> AsyncGene
         try:
             yield server
         finally:
+            if page := app.get(status_page.PAGE):
+                page.stop()
             try:
                 await bridge.stop(settings.stop_timeout_s)
             finally:
@@ -97,7 +109,11 @@ async def open_http(settings: HttpSettings, context: BridgeContext) -> AsyncGene
 
 
 def _make_app(
-    bridge: Bridge, metrics: Metrics, door: Door, settings: HttpSettings
+    bridge: Bridge,
+    metrics: Metrics,
+    door: Door,
+    settings: HttpSettings,
+    page: status_page.Page | None,
 ) -> web.Application:
     """Put paths together, and what each request goes through before, from the outside in."""
     app = web.Application(
@@ -108,6 +124,7 @@ def _make_app(
             error_middleware,
             make_origin_middleware(settings.cors_origins),
             make_limit_middleware(settings.max_concurrent),
+            *([status_page.serve_files] if page else []),
             make_auth_middleware(settings.key),
         ],
         client_max_size=MAX_PAYLOAD_BYTES,
@@ -116,7 +133,11 @@ def _make_app(
     app.on_response_prepare.append(add_header)
     app.add_routes([*health.routes, *metrics_routes, *openai.routes])
     app.add_routes([*ollama.routes, *axera.routes])
-    described = (*health.ENDPOINTS, *openai.ENDPOINTS, *ollama.ENDPOINTS, *axera.ENDPOINTS)
+    described = [*health.ENDPOINTS, *openai.ENDPOINTS, *ollama.ENDPOINTS, *axera.ENDPOINTS]
+    if page:
+        app[status_page.PAGE] = page
+        app.add_routes([*status_page.routes, *status_page.file_routes])
+        described += status_page.ENDPOINTS
     app.add_routes([openapi_endpoint(described, needs_key=bool(settings.key)).route])
     _allow_origins(app, settings.cors_origins)
     return app

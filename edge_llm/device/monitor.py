@@ -38,6 +38,8 @@ class DeviceMonitor:
     """
 
     def __init__(self, settings: DeviceSettings, pci: Path = DEVICES) -> None:
+        self.thermal = settings.thermal
+        """At what temperatures of the card something is done."""
         self._interval_s = settings.interval_s
         self._fast_interval_s = min(settings.interval_s, FAST_INTERVAL_S)
         self._pci = pci

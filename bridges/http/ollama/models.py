@@ -120,7 +120,10 @@ class ShowBody(BaseModel):
 
 async def greet(request: web.Request) -> web.Response:
     """Answer those who look whether anybody is there; some compare the first words."""
-    return web.Response(text="Ollama is running: its API, that is, served by edge-llm")
+    return web.Response(
+        text="Ollama is running: its API, that is, served by edge-llm",
+        headers={"Vary": "Accept"},  # whoever asks for HTML gets the status page
+    )
 
 
 async def list_models(request: web.Request) -> web.Response:

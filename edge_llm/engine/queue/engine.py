@@ -193,6 +193,9 @@ class QueuedEngine:
             log.info("request.cancelled", **_shown(clock.timing()))
             self.stats.note("cancelled", clock.timing(), number=number)
             raise
+        except Exception:  # the door that asked logs it, with its traceback
+            self.stats.note(EdgeLLMError.code, clock.timing(), number=number)
+            raise
         if done:  # out here, so that the next request begins while this one is delivered
             _log_done(done)
             self.stats.note(done.finish_reason, done.timing, done.usage, "".join(said), number)

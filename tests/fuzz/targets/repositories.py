@@ -14,7 +14,7 @@ MAX_FILES = 40
 def check(data: bytes) -> None:
     source = Source(data)
     repo, folder = source.text(), source.text() or None
-    files = []
+    files: list[RemoteFile] = []
     while source and len(files) < MAX_FILES:
         files.append(RemoteFile(source.text(), source.number(0, 60_000), None, None))
     repository = Repository(repo, "0" * 40, tuple(files))
