@@ -9,6 +9,7 @@ import pytest
 from edge_llm.mqtt import connection as mqtt
 from tests.brokers import Broker, Mosquitto, open_amqtt
 from tests.cards import pack_built_in
+from tests.docs import summary
 from tests.programs import require_program
 from tests.stage import Stage, open_stage
 from tests.virtual_ax650.card import Card, open_card
@@ -17,6 +18,13 @@ from tests.virtual_ax650.shared import Shared
 # Timings never gate a test; all else is hypothesis' own, which draws the same examples in CI.
 hypothesis.settings.register_profile("edge-llm", hypothesis.settings(), deadline=None)
 hypothesis.settings.load_profile("edge-llm")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many of the commands that the documentation shows were run."""
+    reports = (report for reports in terminalreporter.stats.values() for report in reports)
+    if recorded := list(summary.outcomes(reports)):
+        terminalreporter.write_line(summary.describe(recorded))
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -35,8 +36,9 @@ def test_it_says_its_version() -> None:
 
 def test_help_teaches_every_command_and_how_to_set_things() -> None:
     text = run("--help").stdout
-    names = ("serve", "demo", "ask", "watch", "http", "api-key", "doctor", "export")
-    for command in (*names, "home-assistant"):
+    names = re.findall(r"^    ([a-z-]+)(?: {2,}|$)", text.partition("\ncommands:")[2], re.MULTILINE)
+    assert len(names) == 13
+    for command in names:
         assert f"edge-llm {command}" in text
         assert run(command, "--help").returncode == 0
     assert "EDGE_LLM_MQTT__HOST" in text
@@ -127,3 +129,14 @@ def test_serve_without_a_broker_says_so_once_and_stops_cleanly(
     assert process.wait(timeout=10) == 0
     assert log.read_text().count("mqtt.unreachable") == 1
     assert "Traceback" not in log.read_text()
+
+
+def test_a_reader_that_has_seen_enough_ends_it_without_a_word() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [EDGE_LLM, "settings"], stdout=writer, stderr=subprocess.PIPE, timeout=30, check=False
+    )
+    os.close(writer)
+    assert done.returncode == 141
+    assert done.stderr == b""

@@ -61,7 +61,9 @@ class Response(Told):
     finish_reason: FinishReason | None = None
     """Why the text ended; none on failure."""
     usage: Usage | None = None
+    """How many tokens that were."""
     timing: Timing | None = None
+    """Where the time went."""
     dropped_messages: int | None = None
     """Oldest messages of the conversation that the context had no room for, if there were any."""
     error: ErrorBody | None = None
@@ -74,12 +76,15 @@ class DeltaPayload(Told):
     seq: int
     """Counts from 0 without gaps."""
     text: str
+    """All of them together are the text of the answer."""
 
 
 class EventPayload(Told):
     """What happened to a request, on ``llm/response/<id>/event``."""
 
     event: Literal["queued", "started", "first_token", "done", "error"]
+    """It waits, and again whenever it moves up; its turn has come; the first text is there; the
+    end."""
     position: int | None = None
     """In the queue; 1 is next."""
     finish_reason: FinishReason | None = None

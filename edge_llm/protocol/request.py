@@ -111,7 +111,8 @@ class MqttRequest(ChatRequest):
     node: NonEmptyText | None = None
     """Only this node answers; where several listen, the others leave the request alone."""
     stream: Literal[False, "token", "word", "sentence"] = False
-    """Publish deltas on ``.../delta``: every piece of text, whole words, or whole sentences."""
+    """Publish deltas on ``.../delta``: every piece of text, whole words, or whole sentences;
+    ``true`` is ``"token"``."""
     events: bool = False
     """Publish what happens on ``.../event``: queued, started, first token, done."""
     format: Literal["json", "text"] | None = None

@@ -30,8 +30,15 @@ def load_settings(path: Path | None = None, **overrides: object) -> Settings:
         ConfigurationError: names the file or variable, the key, and what is wrong with it.
     """
     refuse_unknown_variables(os.environ)
-    if path is not None and not path.is_file():
-        raise ConfigurationError(f"there is no settings file {path}")
+    try:
+        if path is not None and not path.is_file():
+            raise ConfigurationError(f"there is no settings file {path}")
+        return _load(path, overrides)
+    except OSError as exc:  # it is not ours to read
+        raise ConfigurationError(f"can't read {path}: {exc.strerror}") from exc
+
+
+def _load(path: Path | None, overrides: dict[str, object]) -> Settings:
 
     class FromFile(Settings):
         model_config = SettingsConfigDict(toml_file=path)
