@@ -32,6 +32,7 @@ class Publication:
         response_topic: where its MQTT 5 sender wants the reply.
         correlation: what its MQTT 5 sender wants back with the reply, byte for byte.
         content_type: what its MQTT 5 sender says that the payload is.
+        age_s: how long it was on its way before it came to us, where that is known.
         subscriptions: identifiers of the subscriptions that this copy is for, where the broker
             speaks MQTT 5 and they have some.
     """
@@ -49,6 +50,7 @@ class Publication:
     correlation: bytes | None = None
     content_type: str | None = None
     subscriptions: tuple[int, ...] = ()
+    age_s: float = 0.0
 
     @classmethod
     def from_paho(cls, message: paho.MQTTMessage, session: int, connection: int) -> Self:

@@ -14,10 +14,12 @@ from edge_llm.device.card import CardControl
 from edge_llm.engine import OpenEngine, open_supervised
 from edge_llm.engine.governor import Governor
 from edge_llm.engine.worker.recovery import uses_card
+from edge_llm.fleet import FleetNames, FleetSource
 from edge_llm.health import HealthReporter
 from edge_llm.log import log_exposures
 from edge_llm.node.bridges import open_bridges
 from edge_llm.node.commands import Commands
+from edge_llm.node.desk import NodeDesk
 from edge_llm.node.node import Node, rules_of
 from edge_llm.plugin import BridgeContext, find_bridges
 from edge_llm.protocol import NodeInfo
@@ -137,6 +139,9 @@ async def _open_service(
         engine=settings.engine.kind,
         queue_limit=settings.engine.queue.limit,
     )
+    source = None
+    if settings.fleet.servers:
+        source = FleetSource(settings.fleet, FleetNames(settings.mqtt.prefix), settings.node)
     async with asyncio.TaskGroup() as tasks:
         service = Service(
             opened.queue,
@@ -146,8 +151,13 @@ async def _open_service(
             rules=rules_of(settings),
             on_command=commands.run,
             report=reporter.report,
+            source=source,
         )
         stats = opened.queue.stats
+        if source:
+            source.serve(NodeDesk(opened.queue, service))
+            stats.watchers.append(lambda _: source.wake())
+            stats.on_change.append(source.wake)
         stats.on_change.append(service.tell)
         running = tasks.create_task(service.run(), name="service")
         try:

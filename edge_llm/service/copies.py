@@ -6,6 +6,7 @@ told from a button that is pressed twice, but by the time: they come when connec
 been made again.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 from edge_llm.mqtt import MqttConnection, Publication
@@ -22,6 +23,7 @@ class Copies:
 
     Args:
         mqtt: where they come from.
+        acknowledge: tells whoever brought a message that it may be forgotten.
         ack: when requests are acknowledged; see the settings.
         repeat_window_s: how long after a reconnect senders are expected to repeat themselves.
         num_unacknowledged: most messages that may be unacknowledged at once.
@@ -30,11 +32,13 @@ class Copies:
     def __init__(
         self,
         mqtt: MqttConnection,
+        acknowledge: Callable[[Publication], None],
         ack: Literal["response", "receipt"],
         repeat_window_s: float,
         num_unacknowledged: int,
     ) -> None:
         self._mqtt = mqtt
+        self._acknowledge = acknowledge
         self._acks_on_receipt = ack == "receipt"
         self._repeat_window_s = repeat_window_s
         self._limit = num_unacknowledged + MORE_COPIES
@@ -52,7 +56,7 @@ class Copies:
             self._ack(publication)
 
     def _ack(self, publication: Publication) -> None:
-        self._mqtt.ack(publication)
+        self._acknowledge(publication)
         if publication.qos > 0:
             broke_before = publication.connection != self._mqtt.connection
             self._acknowledged[_copy_of(publication)] = broke_before

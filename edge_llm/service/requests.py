@@ -30,6 +30,8 @@ __all__ = ["Asked", "Requests"]
 
 log = structlog.get_logger()
 
+Kept = asyncio.Future[Sequence[Outgoing]]
+
 RECENT_S = 600.0  # since an answer, for the same request to be a repetition by its sender
 
 
@@ -84,6 +86,8 @@ class Requests:
         publish: sends a message; the future is done when the broker has it.
         can_go_back: whether the broker delivers a message again if it is not acknowledged.
         on_end: called with the id of each request that ends.
+        give_back: tells whoever brought a message that somebody else may have it.
+        keep: remembers an answer elsewhere before it is said; gives None where nobody does.
     """
 
     engine: Engine
@@ -93,6 +97,11 @@ class Requests:
     publish: Callable[[Outgoing], asyncio.Future[None]]
     can_go_back: Callable[[Publication], bool]
     on_end: Callable[[str], None]
+    give_back: Callable[[Publication], None] = lambda _: None
+    keep: (
+        Callable[[Publication, Sequence[Outgoing]], asyncio.Future[Sequence[Outgoing]] | None]
+        | None
+    ) = None
     _in_hand: dict[str, list[_InHand]] = field(default_factory=dict)
     _tasks: asyncio.TaskGroup = field(init=False)
 
@@ -162,6 +171,7 @@ class Requests:
         entry = _InHand(asked, [asked.publication])
         if asked.publication.qos > 0:
             entry.age_s = self.store.answers.receive(asked.key, again=asked.may_be_old)
+        entry.age_s = max(entry.age_s, asked.publication.age_s)
         entry.task = self._tasks.create_task(self._answer(entry), name=f"request.{asked.id}")
         self._in_hand.setdefault(asked.id, []).append(entry)
         # In a callback and not in the task, as a task may be cancelled before it has begun.
@@ -242,6 +252,8 @@ class Requests:
         if entry.goes_back and task.cancelled():
             log.info("request.handed_back", request_id=entry.asked.id)
             self._write_down(entry, outcome, [])
+            for copy in entry.copies:
+                self.give_back(copy)
             self._forget(entry)
             return
         reply = entry.asked.reply
@@ -269,6 +281,14 @@ class Requests:
         self, messages: Sequence[Outgoing], copies: list[Publication]
     ) -> asyncio.Future[None]:
         """Publish an answer, and acknowledge what it is for once the broker has it."""
+        kept = self.keep(copies[0], messages)
+        if kept is None:
+            return self._say(messages, copies)
+        confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        kept.add_done_callback(lambda done: _follow(self._say(done.result(), copies), confirmed))
+        return confirmed
+
+    def _say(self, messages: Sequence[Outgoing], copies: list[Publication]) -> asyncio.Future[None]:
         *parts, final = messages
         for part in parts:
             self.publish(part)
@@ -290,6 +310,22 @@ class Requests:
         entries.remove(entry)
         if not entries:
             del self._in_hand[entry.asked.id]
+
+
+def _follow(first: asyncio.Future[None], second: asyncio.Future[None]) -> None:
+    """Have the second future end as the first one does."""
+
+    def end(done: asyncio.Future[None]) -> None:
+        if second.done():
+            return
+        if done.cancelled():
+            second.cancel()
+        elif error := done.exception():
+            second.set_exception(error)
+        else:
+            second.set_result(None)
+
+    first.add_done_callback(end)
 
 
 def _outcome(entry: _InHand, task: asyncio.Task[Done | EdgeLLMError]) -> Done | EdgeLLMError | None:

@@ -6,7 +6,7 @@ or commands the node. Each question gets exactly one final message: ``intake`` r
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 
 import structlog
@@ -21,7 +21,14 @@ from edge_llm.errors import (
 )
 from edge_llm.mqtt import MqttConnection, Publication, Subscription
 from edge_llm.outgoing import Outgoing, ReplyTo
-from edge_llm.protocol import ErrorBody, NodeHealth, NodeInfo, is_json
+from edge_llm.protocol import (
+    ErrorBody,
+    MqttRequest,
+    NodeHealth,
+    NodeInfo,
+    is_json,
+    parse_mqtt_request,
+)
 from edge_llm.route import Route
 from edge_llm.service.conversations import Conversations
 from edge_llm.service.copies import Copies
@@ -30,6 +37,7 @@ from edge_llm.service.presence import Presence
 from edge_llm.service.reply import Reply
 from edge_llm.service.requests import Requests
 from edge_llm.service.router import Router
+from edge_llm.service.source import RequestSource
 from edge_llm.settings import MqttSettings
 from edge_llm.store import Store
 from edge_llm.topics import Topics
@@ -55,6 +63,7 @@ class Service:
         on_command: called with what was published on the command topic; raises
             InvalidRequestError for a command that there is not.
         report: says how the node is, for its health topic; none is published without.
+        source: brings the requests, in place of the broker's request topics.
     """
 
     def __init__(
@@ -67,7 +76,9 @@ class Service:
         rules: Rules,
         on_command: Callable[[str], None],
         report: Callable[[], NodeHealth] | None = None,
+        source: RequestSource | None = None,
     ) -> None:
+        self._source = source
         self._engine = engine
         self._settings = settings
         self._on_command = on_command
@@ -84,7 +95,9 @@ class Service:
             on_connected=self._presence.announce,
         )
         self._presence.open(self._mqtt, self._publish)
-        self._copies = Copies(self._mqtt, settings.ack, settings.repeat_window_s, receive_maximum)
+        self._copies = Copies(
+            self._mqtt, self._ack, settings.ack, settings.repeat_window_s, receive_maximum
+        )
         self._conversations = Conversations(store.sessions, info.queue_limit)
         self._requests = Requests(
             engine,
@@ -94,6 +107,8 @@ class Service:
             publish=self._publish,
             can_go_back=self._can_go_back,
             on_end=self._note_end,
+            keep=self._keep,
+            give_back=self._give_back,
         )
         self._cleared: dict[str, None] = {}  # retained messages whose clearing we will hear of
         self.follow(rules)
@@ -117,6 +132,33 @@ class Service:
         """Seconds since the line to the broker showed a sign of life; tries to connect are some."""
         return self._mqtt.silent_s
 
+    @property
+    def num_running(self) -> int:
+        """How many requests wait or are being answered."""
+        return self._requests.num_running
+
+    def read(self, publication: Publication) -> MqttRequest | None:
+        """Return what a message on a request topic asks; None if something is wrong with it."""
+        try:
+            request_id = self._topics.request_id(publication.topic)
+        except InvalidIdError:
+            return None
+        asked = self._intake.read_request(publication, request_id, may_be_old=False)
+        if asked is None:  # for another node
+            return parse_mqtt_request(publication.payload)
+        return None if isinstance(asked, Refused) else asked.request
+
+    def refuse(self, error: EdgeLLMError, publication: Publication) -> None:
+        """Refuse a message on a request topic that nothing else is wrong with."""
+        request_id = self._topics.request_id(publication.topic)
+        asked = self._intake.read_request(publication, request_id, may_be_old=False)
+        reply = asked.reply if asked else self._bare_reply(publication, request_id)
+        self._refuse(error, reply, publication)
+
+    def repeat(self, finals: Sequence[Outgoing], publication: Publication) -> None:
+        """Say an answer again, whoever gave it."""
+        self._requests.refuse(finals, publication)
+
     async def run(self) -> None:
         """Serve until cancelled.
 
@@ -128,11 +170,15 @@ class Service:
             try:
                 async with asyncio.TaskGroup() as tasks:
                     self._requests.open(tasks)
-                    presence = tasks.create_task(self._presence.run(), name="mqtt.presence")
+                    running = [tasks.create_task(self._presence.run(), name="mqtt.presence")]
+                    if self._source:
+                        pulling = self._source.run(self._take_safely)
+                        running.append(tasks.create_task(pulling, name="service.source"))
                     try:
                         await self._listen()
                     finally:
-                        presence.cancel()
+                        for task in running:
+                            task.cancel()
                         await self._leave()
             finally:
                 self._presence.leave()
@@ -140,13 +186,34 @@ class Service:
     async def _listen(self) -> None:
         async with aclosing(self._mqtt.messages()) as messages:
             async for publication in messages:
-                try:
-                    self._take(publication)
-                except Exception:
-                    # Of one message; it must not take the others with it, nor come for ever.
-                    log.exception("message.crashed", topic=publication.topic)
-                    self.complain(EdgeLLMError("the node failed on a message; its log says why"))
-                    self._copies.ack(publication)
+                self._take_safely(publication)
+
+    def _take_safely(self, publication: Publication) -> None:
+        try:
+            self._take(publication)
+        except Exception:
+            # Of one message; it must not take the others with it, nor come for ever.
+            log.exception("message.crashed", topic=publication.topic)
+            self.complain(EdgeLLMError("the node failed on a message; its log says why"))
+            self._copies.ack(publication)
+
+    def _ack(self, publication: Publication) -> None:
+        """Tell whoever brought a message that it may forget it."""
+        if self._source and self._source.owns(publication):
+            self._source.ack(publication)
+        else:
+            self._mqtt.ack(publication)
+
+    def _give_back(self, publication: Publication) -> None:
+        if self._source and self._source.owns(publication):
+            self._source.give_back(publication)
+
+    def _keep(
+        self, publication: Publication, finals: Sequence[Outgoing]
+    ) -> asyncio.Future[Sequence[Outgoing]] | None:
+        if self._source and self._source.owns(publication):
+            return self._source.keep(publication, finals)
+        return None
 
     async def _leave(self) -> None:
         try:
@@ -156,9 +223,10 @@ class Service:
 
     def _own_subscriptions(self) -> list[Subscription]:
         topics = self._topics
+        requests = () if self._source else topics.request_filters
         return [
             # Not at QoS 2: paho forgets such a message, half delivered, when it is restarted.
-            *(Subscription(name, 1, identifier=REQUESTS) for name in topics.request_filters),
+            *(Subscription(name, 1, identifier=REQUESTS) for name in requests),
             # At QoS 0, as a QoS 1 cancel would queue behind the requests that it is about.
             *(Subscription(name, 0, identifier=CANCELS) for name in topics.cancel_filters),
             Subscription(topics.reset_filter, 1, identifier=RESETS),
@@ -172,6 +240,8 @@ class Service:
 
     def _can_go_back(self, publication: Publication) -> bool:
         """Tell whether a request that is not acknowledged is delivered to our next life."""
+        if self._source and self._source.owns(publication):
+            return True
         is_kept = self._settings.ack == "response" and self._settings.session_expiry_s > 0
         return is_kept and publication.qos > 0
 
@@ -181,7 +251,7 @@ class Service:
             if not publication.retain:
                 self._presence.listen(publication.payload)
         elif self._copies.was_acknowledged(publication):
-            self._mqtt.ack(publication)
+            self._ack(publication)
         elif topics.is_request(topic):
             self._take_request(publication)
         elif topics.is_cancel(topic):
@@ -193,13 +263,13 @@ class Service:
             if not publication.retain:
                 log.info("session.reset", session=session)
                 self._conversations.reset(session)
-            self._mqtt.ack(publication)
+            self._ack(publication)
         else:
             self._take_press(publication)
 
     def _take_request(self, publication: Publication) -> None:
         if self._is_echo(publication):
-            self._mqtt.ack(publication)
+            self._ack(publication)
             return
         self._copies.receive(publication)
         if publication.retain:
@@ -282,7 +352,7 @@ class Service:
             self._clear(publication.topic)
         if (request_id := self._id(publication)) is not None:
             self._requests.cancel(request_id)
-        self._mqtt.ack(publication)
+        self._ack(publication)
 
     def _take_command(self, publication: Publication) -> None:
         if not publication.retain:
@@ -291,7 +361,7 @@ class Service:
                 self._on_command(command)
             except EdgeLLMError as exc:
                 self.complain(exc)
-        self._mqtt.ack(publication)
+        self._ack(publication)
 
     def _id(self, publication: Publication) -> str | None:
         """Return the id in a topic; one that can't be answered is told on the node's own topic."""

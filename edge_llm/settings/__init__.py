@@ -14,6 +14,7 @@ from edge_llm.settings.engine import (
     WorkerSettings,
 )
 from edge_llm.settings.exposure import Exposure, find_exposures
+from edge_llm.settings.fleet import FleetSettings
 from edge_llm.settings.home_assistant import HomeAssistantSettings
 from edge_llm.settings.http import ApiKeySettings, HttpSettings, PageSettings
 from edge_llm.settings.load import describe, load_settings
@@ -31,6 +32,7 @@ __all__ = [
     "DeviceSettings",
     "EngineSettings",
     "Exposure",
+    "FleetSettings",
     "HomeAssistantSettings",
     "HttpSettings",
     "LogSettings",

@@ -18,6 +18,7 @@ from edge_llm.route import Route, find_conflict
 from edge_llm.section import TopicLevel
 from edge_llm.settings.device import DeviceSettings
 from edge_llm.settings.engine import EngineSettings
+from edge_llm.settings.fleet import FleetSettings
 from edge_llm.settings.home_assistant import HomeAssistantSettings
 from edge_llm.settings.http import HttpSettings
 from edge_llm.settings.log import LogSettings
@@ -56,6 +57,7 @@ class Settings(BaseSettings):
     engine: EngineSettings = EngineSettings()
     device: DeviceSettings = DeviceSettings()
     recovery: RecoverySettings = RecoverySettings()
+    fleet: FleetSettings = FleetSettings()
     home_assistant: HomeAssistantSettings = HomeAssistantSettings()
     bridge: Mapping[TopicLevel, Mapping[str, Any]] = {}
     """Further doors, each with the settings of its own: ``[bridge.osc]``. One runs if it is named

@@ -14,7 +14,7 @@ from edge_llm.outgoing import Outgoing
 from edge_llm.settings import StoreSettings
 from edge_llm.store.database import Database
 
-__all__ = ["Answers", "make_key"]
+__all__ = ["Answers", "dump_messages", "load_messages", "make_key"]
 
 _MESSAGES = TypeAdapter(
     list[Outgoing], config=ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
@@ -28,6 +28,19 @@ def make_key(*parts: str | bytes | None) -> bytes:
         data = part.encode() if isinstance(part, str) else part
         digest.update(b"-" if data is None else b"%d:" % len(data) + data)
     return digest.digest()
+
+
+def dump_messages(messages: Sequence[Outgoing]) -> bytes:
+    """Write final messages down."""
+    return _MESSAGES.dump_json(list(messages))
+
+
+def load_messages(data: bytes) -> list[Outgoing] | None:
+    """Read final messages; None if they are of another version of edge-llm."""
+    try:
+        return _MESSAGES.validate_json(data)
+    except ValidationError:
+        return None
 
 
 class Answers:
@@ -55,7 +68,7 @@ class Answers:
 
     def finish(self, key: bytes, messages: Sequence[Outgoing]) -> None:
         """Keep the final messages of a request, in the order in which they are published."""
-        data = _MESSAGES.dump_json(list(messages))
+        data = dump_messages(messages)
         with self._database.transaction():
             self._database.write("DELETE FROM received WHERE key = ?", key)
             self._drop("key = ?", key)
@@ -79,12 +92,7 @@ class Answers:
         rows = self._database.read(
             "SELECT messages FROM answer WHERE key = ? AND finished_at >= ?", key, since
         )
-        if not rows:
-            return None
-        try:
-            return _MESSAGES.validate_json(rows[0][0])
-        except ValidationError:  # of another version of edge-llm
-            return None
+        return load_messages(rows[0][0]) if rows else None
 
     def _prune(self) -> None:
         oldest = time.time() - self._settings.max_age_s

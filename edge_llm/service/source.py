@@ -1,0 +1,40 @@
+"""Where requests come from, if not from the broker's request topics: a fleet's work queue."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from edge_llm.mqtt import Publication
+from edge_llm.outgoing import Outgoing
+
+__all__ = ["RequestSource"]
+
+
+class RequestSource(Protocol):
+    """Brings requests, each with a lease that lasts until it is acknowledged or given back."""
+
+    async def run(self, take: Callable[[Publication], None]) -> None:
+        """Hand out what comes in, for ever."""
+        ...
+
+    def owns(self, publication: Publication) -> bool:
+        """Tell whether a message came from here."""
+        ...
+
+    def ack(self, publication: Publication) -> None:
+        """Forget a message, as it is dealt with; harmless if that was said before."""
+        ...
+
+    def give_back(self, publication: Publication) -> None:
+        """Let somebody else have it, at once."""
+        ...
+
+    def keep(
+        self, publication: Publication, finals: Sequence[Outgoing]
+    ) -> asyncio.Future[Sequence[Outgoing]]:
+        """Remember an answer for whoever gets the same request again.
+
+        The future is done when that is so, and has what is to be said: somebody else may have
+        answered meanwhile. It never fails.
+        """
+        ...
