@@ -1,12 +1,13 @@
 """How the node is, put together from those who know: device, queue, worker, governor."""
 
 import time
+from collections.abc import Callable
 
 from edge_llm.device import DeviceMonitor
 from edge_llm.device.reading import CardReading, HostReading
 from edge_llm.engine.governor import Governor
 from edge_llm.engine.queue import QueuedEngine
-from edge_llm.protocol import CardHealth, HostHealth, NodeHealth
+from edge_llm.protocol import CardHealth, FleetHealth, HostHealth, NodeHealth
 
 __all__ = ["HealthReporter"]
 
@@ -38,6 +39,8 @@ class HealthReporter:
         self._node, self.boot_id = node, boot_id
         self._queue, self._monitor, self._governor = queue, monitor, governor
         self._index = index
+        self.fleet: Callable[[], FleetHealth | None] = lambda: None
+        """Says how the fleet is that the node is in; whoever brings the node into one sets it."""
 
     def report(self) -> NodeHealth:
         """Return how the node is now."""
@@ -54,6 +57,7 @@ class HealthReporter:
             card=self._card(),
             host=_host(reading.host, _age_s(reading.taken_at)) if reading else None,
             queue=queue.health(),
+            fleet=self.fleet(),
             tokens_per_s=stats.tokens_per_s,
             counts=stats.counts(),
             last_fault=stats.fault(),

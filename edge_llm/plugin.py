@@ -56,6 +56,8 @@ class BridgeContext:
     """What the engine counts, and whom it tells; None as above."""
     monitor: DeviceMonitor | None = None
     """Has the readings of the device; None as above."""
+    is_in_fleet: bool = False
+    """There are other nodes at the same broker, which share the work."""
 
 
 @dataclass(frozen=True, slots=True)

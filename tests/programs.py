@@ -95,11 +95,7 @@ def running(
     with log.open("ab") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env=env)
     try:
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while not is_ready():
-            if process.poll() is not None or time.monotonic() > deadline:
-                pytest.fail(f"{command[0]} did not start: {log.read_text()[-2000:]}")
-            time.sleep(POLL_S)
+        wait_until(is_ready, process, log)
         yield process
     finally:
         if process.poll() is None:
@@ -109,6 +105,17 @@ def running(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def wait_until(
+    is_ready: Callable[[], bool], process: "subprocess.Popen[bytes]", log: Path
+) -> None:
+    """Wait for a program that was started; it fails with the end of its output."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while not is_ready():
+        if process.poll() is not None or time.monotonic() > deadline:
+            pytest.fail(f"{process.args!r} did not start: {log.read_text()[-2000:]}")
+        time.sleep(POLL_S)
 
 
 def free_port() -> int:

@@ -20,6 +20,7 @@ class PromptedEngine:
 
     step_s: float = 0.0
     asked: list[str] = field(default_factory=list)
+    conversations: list[Sequence[Message]] = field(default_factory=list)
     prepared: tuple[tuple[Message, ...], ...] = ()
     num_running: int = 0
     error: Exception | None = None
@@ -45,6 +46,7 @@ class PromptedEngine:
         """Say the last turn, a word at a time while the gate is open."""
         prompt = request.conversation[-1].content
         self.asked.append(prompt)
+        self.conversations.append(request.conversation)
         self.num_running += 1
         try:
             yield Started()

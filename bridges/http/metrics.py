@@ -4,7 +4,7 @@ Where this bridge stands in front of another machine's node, there is no engine 
 and only the requests over HTTP and the process itself are counted.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import get_args
 
 from aiohttp import web
@@ -22,9 +22,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from bridges.http.device_metrics import DeviceCollector
+from bridges.http.fleet_metrics import FleetCollector
 from edge_llm import __version__
 from edge_llm.device import DeviceMonitor
 from edge_llm.engine import Ended, Engine, EngineState, EngineStats
+from edge_llm.protocol import NodeHealth
 
 __all__ = ["METRICS", "Metrics", "routes"]
 
@@ -43,6 +45,7 @@ class Metrics:
         stats: what it counts; none where the engine is elsewhere.
         node: its name.
         monitor: has the readings of the device; none where that is elsewhere.
+        report: says how the node is, if it is here.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class Metrics:
         stats: EngineStats | None,
         node: str,
         monitor: DeviceMonitor | None = None,
+        report: Callable[[], NodeHealth] | None = None,
     ) -> None:
         self._registry = registry = CollectorRegistry()
         self._http = Counter(
@@ -64,6 +68,8 @@ class Metrics:
         registry.register(_State(engine, stats, node))
         if monitor:
             registry.register(DeviceCollector(monitor))
+        if report:
+            registry.register(FleetCollector(report))
         self._stats, self._note = stats, _Ends(registry).note
         if stats:
             stats.watchers.append(self._note)

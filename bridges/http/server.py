@@ -69,7 +69,8 @@ async def open_http(settings: HttpSettings, context: BridgeContext) -> AsyncGene
     async with status_page.open_page(settings, context) as page:
         engine = page.engine if page else context.engine
         bridge, door = Bridge(engine, settings, context.node), Door()
-        with closing(Metrics(engine, context.stats, context.node, context.monitor)) as metrics:
+        counting = Metrics(engine, context.stats, context.node, context.monitor, context.report)
+        with closing(counting) as metrics:
             app = _make_app(bridge, metrics, door, settings, page)
             async with _running(app, bridge, door, settings) as server:
                 yield server

@@ -12,10 +12,12 @@ from edge_llm.cli import (
     demo,
     doctor,
     export,
+    fleet,
     home_assistant,
     http,
     model,
     mqtt_user,
+    nats_user,
     serve,
     settings,
     watch,
@@ -31,10 +33,12 @@ COMMANDS = (
     ask,
     watch,
     http,
+    fleet,
     settings,
     model,
     api_key,
     mqtt_user,
+    nats_user,
     doctor,
     bench,
     export,
@@ -53,9 +57,11 @@ A language model for art installations: MQTT in, generated text out.
   edge-llm ask "Who are you?"       ask a node over MQTT; the answer streams to the terminal
   edge-llm watch                    see what happens at the broker: nodes, requests, replies, errors
   edge-llm http --host BROKER       serve HTTP on this machine for a node that is on another one
+  edge-llm fleet status             see many nodes behind one address; drain or upgrade them
   edge-llm settings                 print a settings file to begin with; --check FILE looks at yours
   edge-llm api-key NAME             make a key for HTTP, and the lines of settings that let it in
   edge-llm mqtt-user add esp1       make a device's account at mosquitto, and show what it needs
+  edge-llm nats-user add esp1       make a device's account at the servers of a fleet
   edge-llm doctor                   say what is wrong with an installation, and the cure
   edge-llm bench --short            measure how fast a model is on this machine, in half a minute
   edge-llm export HF_DIR OUT        make a model directory of Hugging Face weights (Qwen2, Qwen3)

@@ -40,6 +40,9 @@ the node; errors have a ``code``, and those that are ``retryable`` may succeed l
     asyncio.run(main())
 """
 
+from edge_llm.client.depth import FleetDepth, find_depth
+from edge_llm.client.nodes import RemoteNode
 from edge_llm.client.remote import RemoteEngine
+from edge_llm.client.roster import Roster
 
-__all__ = ["RemoteEngine"]
+__all__ = ["FleetDepth", "RemoteEngine", "RemoteNode", "Roster", "find_depth"]

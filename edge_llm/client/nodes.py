@@ -1,13 +1,14 @@
 """The nodes behind a broker, as their retained topics tell of them."""
 
 import asyncio
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from edge_llm.protocol import ModelInfo, NodeInfo
+from edge_llm.protocol import ModelInfo, NodeHealth, NodeInfo
 
 __all__ = ["Nodes", "RemoteNode"]
 
@@ -30,6 +31,9 @@ class RemoteNode:
     """``online``, ``offline``, or nothing yet."""
     activity: str = ""
     info: NodeInfo | None = None
+    health: NodeHealth | None = None
+    health_at: float = 0.0
+    """When that came, by the monotonic clock, in seconds."""
 
     @property
     def is_online(self) -> bool:
@@ -70,6 +74,8 @@ class Nodes:
         node = self._nodes.setdefault(name, RemoteNode(name))
         was_online = node.is_online
         text = payload.decode(errors="replace")
+        if kind == "status" and not text:  # cleared, as there is no such node any more
+            del self._nodes[name]
         match kind:
             case "status":
                 self._first_status_at = self._first_status_at or asyncio.get_running_loop().time()
@@ -79,9 +85,18 @@ class Nodes:
             case "info":
                 with suppress(ValidationError):  # of another version, or cleared
                     node.info = NodeInfo.model_validate_json(payload)
+            case "health":
+                with suppress(ValidationError):
+                    node.health = NodeHealth.model_validate_json(payload)
+                    node.health_at = time.monotonic()
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
         return node.is_online != was_online
+
+    @property
+    def known(self) -> list[RemoteNode]:
+        """All, also those that are away, by name."""
+        return [node for _, node in sorted(self._nodes.items())]
 
     @property
     def online(self) -> list[RemoteNode]:
@@ -91,6 +106,11 @@ class Nodes:
             for _, node in sorted(self._nodes.items())
             if node.is_online and self._name in (None, node.name)
         ]
+
+    @property
+    def activity(self) -> str:
+        """What the one that is online and would answer first does; there must be one."""
+        return min((node.activity for node in self.online), key=_rank)
 
     def is_online(self, name: str) -> bool:
         """Tell whether a node is there."""
@@ -131,3 +151,12 @@ class Nodes:
     async def change(self) -> None:
         """Wait until one of them says something."""
         await self._changed.wait()
+
+
+def _rank(activity: str) -> int:
+    """Say how soon a node answers that does this: the less, the sooner."""
+    if activity == "idle":
+        return 0
+    if activity.startswith("loading"):
+        return 2
+    return 3 if activity in UNABLE else 1

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from edge_llm.client.asked import Asked, News, put_on_wire
 from edge_llm.client.log import set_up_log_if_none
-from edge_llm.client.nodes import UNABLE, Nodes
+from edge_llm.client.nodes import Nodes
 from edge_llm.engine.interface import EngineState
 from edge_llm.errors import (
     BrokerError,
@@ -63,6 +63,8 @@ class RemoteEngine:
         silence_timeout_s: longest silence between two messages of a reply.
         total_timeout_s: how long a whole answer may take, waiting and retries included.
         retries: how often a request is sent again that was refused with ``queue_full``.
+        is_fleet: the nodes share their work, on NATS: a request is for whichever has room, and one
+            that goes offline is replaced by another. Without ``node`` only.
         offline_grace_s: how long to wait for a node that goes offline to come back, for one that is
             being restarted: its broker gives it the request again. At 0 it fails at once.
 
@@ -79,6 +81,7 @@ class RemoteEngine:
         silence_timeout_s: float = 120.0,
         total_timeout_s: float | None = None,
         retries: int = 3,
+        is_fleet: bool = False,
         offline_grace_s: float = 0.0,
     ) -> None:
         if node is not None and (not node or set(node) & set("/+#")):
@@ -89,6 +92,7 @@ class RemoteEngine:
         self._silence_timeout_s = silence_timeout_s
         self._total_timeout_s = math.inf if total_timeout_s is None else total_timeout_s
         self._retries = retries
+        self._is_fleet = is_fleet and node is None
         self._grace_s = offline_grace_s
         self._client = f"c{secrets.token_hex(4)}"
         self._numbers = itertools.count(1)
@@ -146,8 +150,7 @@ class RemoteEngine:
         """What the node does, the one that does the least of several; ``offline`` without one."""
         if not self.is_online:
             return "offline"
-        words = [node.activity for node in self._nodes.online]
-        return "idle" if "idle" in words else min(words, key=UNABLE.__contains__)
+        return self._nodes.activity
 
     @property
     def models(self) -> tuple[ModelInfo, ...]:
@@ -221,7 +224,10 @@ class RemoteEngine:
             await asyncio.sleep(wait_s)
 
     async def _attempt(self, request: ChatRequest, deadline: float) -> AsyncGenerator[Event]:
-        node = await self._find_node(request.model, self._node_of(request), deadline)
+        wanted = self._node_of(request)
+        node: str | None = await self._find_node(request.model, wanted, deadline)
+        if self._is_fleet:
+            node = wanted
         asked = Asked(str(next(self._numbers)), node, put_on_wire(request, node), deadline)
         self._asked[asked.id] = asked
         try:
@@ -250,7 +256,7 @@ class RemoteEngine:
                 await self._mqtt.wait_until_connected()
         except TimeoutError as exc:
             raise BrokerError(f"the broker at {self._broker} does not answer") from exc
-        in_hand = Counter(asked.node for asked in self._asked.values())
+        in_hand = Counter(asked.node for asked in self._asked.values() if asked.node)
         while not (node := self._nodes.choose(model, in_hand, name)):
             until = max(self._nodes.known_at(name), begin + self._grace_s)
             try:
@@ -285,6 +291,20 @@ class RemoteEngine:
             asked.was_sent_again = True
             self._send(asked)
 
+    def _ask_anew(self, asked: Asked) -> None:
+        """Take a request back, of whose answer we may have missed something, and ask another.
+
+        In a fleet the same request sent twice is given to two nodes, and their answers would mix.
+        """
+        if not asked.confirmed.done():  # it is still on its way
+            return
+        self._mqtt.publish(self._topics.cancel(f"{self._client}/{asked.id}"), b"", 1)
+        del self._asked[asked.id]
+        asked.id, asked.inbox = str(next(self._numbers)), asyncio.Queue()
+        self._asked[asked.id] = asked
+        asked.reading.expect_anew()
+        self._send(asked)
+
     async def _next(self, asked: Asked) -> Publication:
         """Wait for the next message of a reply, through whatever else may happen meanwhile."""
         while True:
@@ -306,6 +326,8 @@ class RemoteEngine:
                     asked.gone_until = math.inf
                     asked.reading.expect_anew()
                     self._send_again(asked)
+                case News.RECONNECTED if self._is_fleet:
+                    self._ask_anew(asked)
                 case News.RECONNECTED:
                     self._send_again(asked)
 
@@ -321,7 +343,7 @@ class RemoteEngine:
 
     def _give_up(self, asked: Asked) -> None:
         self._mqtt.publish(self._topics.cancel(f"{self._client}/{asked.id}"), b"")
-        if not self._nodes.is_online(asked.node):
+        if asked.node is not None and not self._nodes.is_online(asked.node):
             # Its broker will give it the request when it comes back, and nobody waits any more.
             self._abandoned.append(asked)
 

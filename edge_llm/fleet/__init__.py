@@ -1,6 +1,7 @@
 """Many nodes behind one address: a node's part in a fleet, on NATS JetStream."""
 
-from edge_llm.fleet.names import FleetNames, Ticket
-from edge_llm.fleet.source import Desk, FleetSource
+from edge_llm.fleet.desk import Desk, Sorted
+from edge_llm.fleet.names import FleetNames
+from edge_llm.fleet.source import FleetSource
 
-__all__ = ["Desk", "FleetNames", "FleetSource", "Ticket"]
+__all__ = ["Desk", "FleetNames", "FleetSource", "Sorted"]

@@ -1,17 +1,28 @@
 """Finished answers, for all nodes: a request that is delivered twice is answered with one text."""
 
+import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-import structlog
+from pydantic import TypeAdapter, ValidationError
 
 from edge_llm.fleet.names import FleetNames
 from edge_llm.outgoing import Outgoing
+from edge_llm.protocol import Message
 from edge_llm.store import dump_messages, load_messages
 
-__all__ = ["FleetAnswers"]
+__all__ = ["Answered", "FleetAnswers"]
 
-log = structlog.get_logger()
+_TURNS = TypeAdapter(tuple[Message, ...])
+
+
+class Answered(NamedTuple):
+    """How a request ended."""
+
+    finals: Sequence[Outgoing]
+    """Its final messages."""
+    turns: tuple[Message, ...] = ()
+    """Its conversation, the answer included."""
 
 
 class FleetAnswers:
@@ -25,8 +36,8 @@ class FleetAnswers:
     def __init__(self, client: Any, names: FleetNames) -> None:
         self._js, self._bucket = client.jetstream(), names.answers
 
-    async def find(self, key: str) -> Sequence[Outgoing] | None:
-        """Return the final messages of a request, if it has some.
+    async def find(self, name: str) -> Answered | None:
+        """Return how a request ended, if it did.
 
         Raises:
             nats.errors.Error: nobody could say.
@@ -34,13 +45,16 @@ class FleetAnswers:
         from nats.js.errors import NotFoundError
 
         try:
-            message = await self._js.get_last_msg(f"KV_{self._bucket}", self._subject(key))
-        except NotFoundError:
+            message = await self._js.get_last_msg(f"KV_{self._bucket}", self._subject(name))
+            kept = json.loads(message.data or b"")
+            finals = load_messages(json.dumps(kept["finals"]).encode())
+            turns = _TURNS.validate_python(kept["turns"], strict=False)
+        except (NotFoundError, ValueError, KeyError, TypeError, ValidationError):
             return None
-        return load_messages(message.data or b"")
+        return Answered(finals, turns) if finals else None
 
-    async def keep(self, key: str, finals: Sequence[Outgoing]) -> Sequence[Outgoing]:
-        """Remember the final messages of a request; return what is to be said.
+    async def keep(self, name: str, answered: Answered) -> Answered:
+        """Remember how a request ended; return what is to be said.
 
         That is what another node has remembered before, where our lease was lost meanwhile.
 
@@ -49,12 +63,17 @@ class FleetAnswers:
         """
         from nats.js.errors import BadRequestError
 
+        kept = {
+            "finals": json.loads(dump_messages(answered.finals)),
+            "turns": _TURNS.dump_python(answered.turns, mode="json"),
+        }
         first = {"Nats-Expected-Last-Subject-Sequence": "0"}
+        data = json.dumps(kept, ensure_ascii=False).encode()
         try:
-            await self._js.publish(self._subject(key), dump_messages(finals), headers=first)
+            await self._js.publish(self._subject(name), data, headers=first)
         except BadRequestError:
-            return await self.find(key) or finals
-        return finals
+            return await self.find(name) or answered
+        return answered
 
-    def _subject(self, key: str) -> str:
-        return f"$KV.{self._bucket}.{key}"
+    def _subject(self, name: str) -> str:
+        return f"$KV.{self._bucket}.{name}"

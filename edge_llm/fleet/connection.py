@@ -1,6 +1,5 @@
 """The connection to the servers of a fleet: made again and again, and what goes wrong in words."""
 
-import asyncio
 import ssl
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -23,54 +22,44 @@ RECONNECT_WAIT_S = 1
 PING_EVERY_S = 5
 MAX_PINGS = 2
 
+NOT_PERMITTED, REFUSED = "permissions violation", "authorization violation"
+"""As nats-server says it."""
+DO = {
+    "unreachable": "start nats-server, or correct fleet.servers or fleet.ca_file; it is tried "
+    "again meanwhile",
+    "refused": "correct fleet.username and fleet.password_file, or give the servers that account: "
+    "edge-llm nats-user add --node NAME; it is tried again meanwhile",
+    "not_permitted": "give the account the rights of a node: nats/edge-llm-rights.conf",
+}
+
 
 @asynccontextmanager
 async def connect_fleet(settings: FleetSettings, name: str) -> AsyncGenerator["Client"]:
     """Connect to a server of the fleet until the context is left, and to another if it goes.
 
-    It waits for a server that is not there yet, and says so once.
+    It waits for a server that is not there yet, or that refuses us, and says so once.
 
     Raises:
-        ConfigurationError: nats-py is missing, or a certificate can't be used.
+        ConfigurationError: nats-py is missing, or a certificate or the password can't be used.
     """
-    try:
-        from nats.aio.client import Client
-        from nats.errors import Error
-    except ImportError as exc:
-        raise ConfigurationError(
-            "a fleet needs nats-py: pip install 'edge-llm[fleet]'", param="fleet.servers"
-        ) from exc
-    told = False
-    client = Client()
-    while not client.is_connected:
-        try:
-            await client.connect(
-                servers=list(settings.servers),
-                name=name,
-                user=settings.username,
-                password=settings.read_password(),
-                tls=_tls(settings),
-                connect_timeout=CONNECT_TIMEOUT_S,
-                reconnect_time_wait=RECONNECT_WAIT_S,
-                max_reconnect_attempts=-1,
-                ping_interval=PING_EVERY_S,
-                max_outstanding_pings=MAX_PINGS,
-                allow_reconnect=True,
-                error_cb=_note_error,
-                disconnected_cb=_note_lost,
-                reconnected_cb=_note_back,
-            )
-        except (Error, OSError, TimeoutError) as exc:
-            if not told:
-                told = True
-                log.error(
-                    "fleet.unreachable",
-                    servers=settings.servers,
-                    reason=str(exc) or type(exc).__name__,
-                    do="start nats-server, or correct fleet.servers; it is tried again meanwhile",
-                )
-            await asyncio.sleep(RECONNECT_WAIT_S)
-            client = Client()
+    client, trouble = _make_client(is_tls=settings.is_tls), _Trouble(settings)
+    await client.connect(
+        servers=list(settings.servers),
+        name=name,
+        user=settings.username,
+        password=settings.read_password(),
+        tls=_tls(settings),
+        connect_timeout=CONNECT_TIMEOUT_S,
+        reconnect_time_wait=RECONNECT_WAIT_S,
+        max_reconnect_attempts=-1,  # also before it is connected for the first time
+        ping_interval=PING_EVERY_S,
+        max_outstanding_pings=MAX_PINGS,
+        allow_reconnect=True,
+        error_cb=trouble.note,
+        disconnected_cb=trouble.note_lost,
+        reconnected_cb=trouble.note_back,
+    )
+    trouble.is_connected = True
     server = client.connected_url
     log.info("fleet.connected", server=server and server.netloc)
     try:
@@ -79,22 +68,74 @@ async def connect_fleet(settings: FleetSettings, name: str) -> AsyncGenerator["C
         await client.close()
 
 
+def _make_client(*, is_tls: bool) -> "Client":
+    try:
+        from nats.aio.client import Client
+        from nats.errors import Error
+    except ImportError as exc:
+        raise ConfigurationError(
+            "a fleet needs nats-py: pip install 'edge-llm[fleet]'", param="fleet.servers"
+        ) from exc
+
+    class TlsClient(Client):
+        """Says nothing to a server that does not speak TLS.
+
+        nats-py 2.16 goes on without, also for ``tls://``, where the server's first line does not
+        ask for it: whoever is in between could leave that out, and would be told the password.
+        """
+
+        def _connect_command(self) -> bytes:
+            if not self._server_info.get("tls_required"):
+                raise Error("the server does not speak TLS")
+            return super()._connect_command()
+
+    return TlsClient() if is_tls else Client()
+
+
+class _Trouble:
+    """What is wrong, told once, and again after it was well."""
+
+    def __init__(self, settings: FleetSettings) -> None:
+        self._settings = settings
+        self._told: set[str] = set()
+        self.is_connected = False
+
+    async def note(self, exc: Exception) -> None:
+        """Tell of an error, to whom it concerns."""
+        reason = str(exc) or type(exc).__name__
+        what = self._name(reason)
+        key = reason if what == "not_permitted" else what
+        if what is None or key in self._told:
+            log.debug("fleet.error", reason=reason)
+            return
+        self._told.add(str(key))
+        tell = log.warning if what == "not_permitted" else log.error
+        tell(f"fleet.{what}", servers=self._settings.servers, reason=reason, do=DO[what])
+
+    def _name(self, reason: str) -> str | None:
+        if NOT_PERMITTED in reason.lower():
+            return "not_permitted"
+        if REFUSED in reason.lower():  # also while connected: an account that was taken away
+            return "refused"
+        return None if self.is_connected else "unreachable"
+
+    async def note_lost(self) -> None:
+        """A connection ended, by the server or by us."""
+        if self.is_connected:  # and not one that was refused
+            log.info("fleet.disconnected")
+        self.is_connected = False
+
+    async def note_back(self) -> None:
+        """There is a connection again."""
+        self.is_connected = True
+        self._told.clear()
+        log.info("fleet.reconnected")
+
+
 def _tls(settings: FleetSettings) -> ssl.SSLContext | None:
-    if not any(url.startswith("tls://") for url in settings.servers):
+    if not settings.is_tls:
         return None
     try:
         return ssl.create_default_context(cafile=settings.ca_file)
     except OSError as exc:
         raise ConfigurationError(f"fleet.ca_file: {exc}", param="fleet.ca_file") from exc
-
-
-async def _note_error(exc: Exception) -> None:
-    log.debug("fleet.error", reason=str(exc) or type(exc).__name__)
-
-
-async def _note_lost() -> None:
-    log.info("fleet.disconnected")  # by the server, or by us at the end
-
-
-async def _note_back() -> None:
-    log.info("fleet.reconnected")

@@ -58,6 +58,16 @@ class FleetNames:
         return f"{self._name}_SESSIONS"
 
     @property
+    def locks(self) -> str:
+        """The bucket of whose turn it is in a conversation."""
+        return f"{self._name}_LOCKS"
+
+    @property
+    def peers(self) -> str:
+        """Where nodes say that they are there."""
+        return self._subject("fleet/peers")
+
+    @property
     def request_subjects(self) -> str:
         """All subjects of the first stream."""
         return f"{self._subject('request')}.>"
@@ -88,8 +98,13 @@ class FleetNames:
 
     @staticmethod
     def of_node(node: str) -> Class:
-        """Return the class of requests that are for one node, first or only."""
+        """Return the class of requests that one node can answer best, but others, too."""
         return f"node-{_token(node)}"
+
+    @staticmethod
+    def only_node(node: str) -> Class:
+        """Return the class of requests that one node alone may answer."""
+        return f"only-{_token(node)}"
 
     @staticmethod
     def consumer(ticket: Ticket) -> str:

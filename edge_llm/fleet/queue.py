@@ -15,7 +15,18 @@ from typing import Any
 
 import structlog
 
-from edge_llm.fleet.item import ARRIVED, QOS, SESSION_OF_WORK, TOPIC, Item, make_publication
+from edge_llm.fleet.desk import Sorted
+from edge_llm.fleet.item import (
+    ARRIVED,
+    ID,
+    QOS,
+    SESSION,
+    SESSION_OF_CANCELLED,
+    SESSION_OF_WORK,
+    TOPIC,
+    Item,
+    make_item,
+)
 from edge_llm.fleet.names import ANY, FleetNames, Ticket
 from edge_llm.settings import FleetSettings
 
@@ -36,7 +47,7 @@ class WorkQueue:
         names: of the fleet.
         settings: of the fleet.
         node: our own name.
-        may_serve: the classes of requests that this node can take now, besides those for itself.
+        models: what we serve.
     """
 
     def __init__(
@@ -45,11 +56,11 @@ class WorkQueue:
         names: FleetNames,
         settings: FleetSettings,
         node: str,
-        may_serve: Callable[[], Collection[str]],
+        models: Callable[[], Collection[str]],
     ) -> None:
         self._client, self._js, self._names = client, client.jetstream(), names
-        self._settings, self._ours = settings, names.of_node(node)
-        self._may_serve = may_serve
+        self._settings, self._ours = settings, (names.of_node(node), names.only_node(node))
+        self._models = models
         self._waiting: dict[Ticket, float] = {}  # perhaps, and since when we think so
         self._consumers: set[Ticket] = set()
         self._news = asyncio.Event()
@@ -66,17 +77,51 @@ class WorkQueue:
         finally:
             await subscription.unsubscribe()
 
-    async def put(
-        self, ticket: Ticket, payload: bytes, *, topic: str, qos: int, arrived_at: float, key: str
-    ) -> None:
-        """Let a request wait; one with the same key, that comes again within two minutes, does not.
+    async def put(self, ticket: Ticket, item: Item, request: Sorted, *, key: str) -> int:
+        """Let a request wait; return its place in the stream.
+
+        Args:
+            ticket: for whom it is, and how urgent.
+            item: as it came in.
+            request: what was read of it.
+            key: the same key again within two minutes is taken for the same request.
 
         Raises:
             nats.errors.Error: it was not taken.
         """
         await self._ensure(ticket)
-        headers = {TOPIC: topic, QOS: str(qos), ARRIVED: f"{arrived_at:.3f}", "Nats-Msg-Id": key}
-        await self._js.publish(self._names.subject(ticket), payload, headers=headers)
+        headers = {
+            TOPIC: item.publication.topic,
+            QOS: str(item.publication.qos),
+            ARRIVED: f"{item.arrived_at:.3f}",
+            ID: request.request_id,
+            "Nats-Msg-Id": key,
+        }
+        if request.session is not None:
+            headers[SESSION] = request.session
+        payload, subject = item.publication.payload, self._names.subject(ticket)
+        taken = await self._js.publish(subject, payload, headers=headers)
+        return int(taken.seq)
+
+    async def remove(self, ticket: Ticket, seq: int) -> Item | None:
+        """Take a request out that no node has been given yet, and return it.
+
+        Raises:
+            nats.errors.Error: it could not be done.
+        """
+        from nats.js.errors import APIError
+
+        consumer = self._names.consumer(ticket)
+        try:
+            told = await self._js.consumer_info(self._names.work, consumer)
+            if told.delivered.stream_seq >= seq:
+                return None
+            message = await self._js.get_msg(self._names.work, seq)
+            if not await self._js.delete_msg(self._names.work, seq):
+                return None
+        except APIError:  # it has gone
+            return None
+        return self._item(message, SESSION_OF_CANCELLED, seq, 1)
 
     async def take(self) -> Item | None:
         """Return the most urgent request that this node may serve now, if there is one."""
@@ -89,7 +134,10 @@ class WorkQueue:
                 log.debug("fleet.ask_failed", reason=str(exc) or type(exc).__name__)
                 return None
             if message is not None:
-                return self._item(message)
+                meta = message.metadata
+                return self._item(
+                    message, SESSION_OF_WORK, meta.sequence.stream, meta.num_delivered
+                )
             self._waiting.pop(ticket, None)
         return None
 
@@ -105,7 +153,8 @@ class WorkQueue:
 
     def _choose(self) -> list[Ticket]:
         """Return what to ask for, in order: by priority, and what is for us before the rest."""
-        now, serving = time.monotonic(), {ANY, self._ours, *self._may_serve()}
+        models = map(self._names.of_model, self._models())
+        now, serving = time.monotonic(), {ANY, *self._ours, *models}
         patient = [
             ticket
             for ticket, since in self._waiting.items()
@@ -113,7 +162,7 @@ class WorkQueue:
             # What was to go to another node first, and was not taken there.
             or (ticket.who.startswith("node-") and now - since > self._settings.session_wait_s)
         ]
-        return sorted(patient, key=lambda t: (-t.priority, t.who != self._ours, t.who))
+        return sorted(patient, key=lambda t: (-t.priority, t.who not in self._ours, t.who))
 
     async def _ask(self, ticket: Ticket) -> Any | None:
         await self._ensure(ticket)
@@ -142,12 +191,20 @@ class WorkQueue:
         )
         self._consumers.add(ticket)
 
-    def _item(self, message: Any) -> Item:
+    @staticmethod
+    def _item(message: Any, origin: int, seq: int, num_delivered: int) -> Item:
         headers = message.headers or {}
-        topic, qos = headers.get(TOPIC, ""), int(headers.get(QOS, "1"))
-        arrived_at = float(headers.get(ARRIVED, time.time()))
-        publication = make_publication(message, topic, SESSION_OF_WORK, qos, arrived_at)
-        return Item(message, publication, arrived_at)
+        # One that was put into the queue twice is still one request: it goes by when it came in.
+        came_in = headers.get("Nats-Msg-Id", "").rpartition("-")[2]
+        return make_item(
+            message,
+            headers.get(TOPIC, ""),
+            origin=origin,
+            qos=int(headers.get(QOS, "1")),
+            arrived_at=float(headers.get(ARRIVED, time.time())),
+            num_delivered=num_delivered,
+            seq=int(came_in) if came_in.isdigit() else seq,
+        )
 
     async def _hear(self, message: Any) -> None:
         if ticket := self._names.ticket(message.subject):

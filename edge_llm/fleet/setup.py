@@ -67,17 +67,19 @@ def _configs(names: FleetNames, settings: FleetSettings, copies: int) -> Iterato
     yield StreamConfig(name=names.requests, subjects=[names.request_subjects], **common)
     yield StreamConfig(name=names.work, subjects=[names.work_subjects], **common)
     bucket: Mapping[str, Any] = {
+        "retention": RetentionPolicy.LIMITS,
         "max_msgs_per_subject": 1,
         "allow_rollup_hdrs": True,
-        "deny_delete": True,
         "num_replicas": copies,
     }
-    yield StreamConfig(
-        name=f"KV_{names.answers}",
-        subjects=[f"$KV.{names.answers}.>"],
-        max_age=settings.answers_age_s,
-        **bucket,
-    )
+    for name, max_age_s in (
+        (names.answers, settings.answers_age_s),
+        (names.sessions, settings.sessions_age_s),
+        (names.locks, settings.lease_s),
+    ):
+        yield StreamConfig(
+            name=f"KV_{name}", subjects=[f"$KV.{name}.>"], max_age=max_age_s, **bucket
+        )
 
 
 def _differences(wanted: Any, found: Any) -> Iterator[str]:

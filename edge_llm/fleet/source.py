@@ -7,65 +7,60 @@ what a node that died held comes to another when its lease is over.
 """
 
 import asyncio
-import contextlib
-import json
-from collections.abc import Callable, Collection, Sequence
-from typing import Any, Protocol
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import structlog
 
-from edge_llm.fleet.answers import FleetAnswers
+from edge_llm.fleet.answers import Answered, FleetAnswers
 from edge_llm.fleet.connection import connect_fleet
-from edge_llm.fleet.item import (
-    MQTT_QOS,
-    SESSION_OF_REQUESTS,
-    SESSION_OF_WORK,
-    Item,
-    make_publication,
-)
-from edge_llm.fleet.names import FleetNames, Ticket
+from edge_llm.fleet.desk import Desk
+from edge_llm.fleet.item import SESSION_OF_CANCELLED, SESSION_OF_REQUESTS, SESSION_OF_WORK, Item
+from edge_llm.fleet.leases import Leases
+from edge_llm.fleet.names import FleetNames
+from edge_llm.fleet.peers import Peers
 from edge_llm.fleet.queue import WorkQueue
+from edge_llm.fleet.report import FleetReport
+from edge_llm.fleet.sessions import FleetSessions
 from edge_llm.fleet.setup import set_up
+from edge_llm.fleet.sorter import Sorter
 from edge_llm.mqtt import Publication
 from edge_llm.outgoing import Outgoing
+from edge_llm.protocol import FleetHealth
 from edge_llm.settings import FleetSettings
 from edge_llm.store import make_key
 
-__all__ = ["Desk", "FleetSource"]
+__all__ = ["FleetSource"]
 
 log = structlog.get_logger()
 
-SORTER = "sorter"
-SORT_LEASE_S = 10.0
-LOOK_EVERY_S = 1.0
+OURS = (SESSION_OF_REQUESTS, SESSION_OF_WORK, SESSION_OF_CANCELLED)
 TICK_S = 0.25
-RETRY_S = 0.2
-ASK_TIMEOUT_S = 2.0
-NO_WAIT = json.dumps({"batch": 1, "no_wait": True}).encode()
+RETRY_S = 1.0
+KEEP_AGAIN_S = 0.25
+SETTLE_S = 2.0
+"""For the last answers to be kept, said and acknowledged, when a node ends."""
+SESSION_BUSY_S = 0.3
+"""Before a turn of a conversation is tried again that another node is in the midst of."""
+MAX_CANCELS = 1024
+
+Take = Callable[[Publication], None]
 
 
-class Desk(Protocol):
-    """What a node does with requests of its fleet."""
+@dataclass(frozen=True, slots=True)
+class _Joined:
+    """What there is while there is a connection to the fleet."""
 
-    def has_room(self) -> bool:
-        """Tell whether it would begin with one at once."""
-        ...
-
-    def may_serve(self) -> Collection[str]:
-        """Return the classes of requests that it can serve, besides those for any node."""
-        ...
-
-    def sort(self, publication: Publication) -> Ticket | None:
-        """Say for whom a request is; None if it is to be refused here and now."""
-        ...
-
-    def refuse_full(self, publication: Publication) -> None:
-        """Refuse a request, as too many wait."""
-        ...
-
-    def say(self, finals: Sequence[Outgoing], publication: Publication) -> None:
-        """Publish final messages, and then acknowledge what they are for."""
-        ...
+    queue: WorkQueue
+    answers: FleetAnswers
+    sessions: FleetSessions
+    leases: Leases
+    sorter: Sorter
+    peers: Peers
+    report: FleetReport
 
 
 class FleetSource:
@@ -80,201 +75,201 @@ class FleetSource:
     def __init__(self, settings: FleetSettings, names: FleetNames, node: str) -> None:
         self._settings, self._names, self._node = settings, names, node
         self._desk: Desk
-        self._queue: WorkQueue | None = None
-        self._held: dict[tuple[int, int], Item] = {}
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._unsorted = asyncio.Event()
+        self._take: Take
+        self._joined: _Joined | None = None
+        self._is_leaving = False
+        self._cancels: OrderedDict[str, float] = OrderedDict()  # and when, in Unix seconds
+        self.on_change: list[Callable[[], None]] = []
+        """Called when the health is news."""
 
-    def serve(self, desk: "Desk") -> None:
+    @property
+    def health(self) -> FleetHealth:
+        """How the fleet is, as far as this node knows."""
+        if self._joined is None:
+            return FleetHealth(joined=False, waiting=0, held=0)
+        return self._joined.report.health
+
+    def serve(self, desk: Desk) -> None:
         """Work for this desk."""
         self._desk = desk
 
-    async def run(self, take: Callable[[Publication], None]) -> None:
+    async def run(self, take: Take) -> None:
         """Sort and take work, for ever.
 
         Raises:
             ConfigurationError: the servers have other settings of this fleet.
         """
+        self._take = take
         async with connect_fleet(self._settings, f"edge-llm-{self._node}") as client:
-            await self._retry(lambda: set_up(client, self._names, self._settings))
-            self._client, self._js = client, client.jetstream()
-            self._answers = FleetAnswers(client, self._names)
-            serving = self._desk.may_serve
-            queue = WorkQueue(client, self._names, self._settings, self._node, serving)
-            self._queue = queue
+            await self._set_up(client)
+            self._joined = joined = self._join(client)
             log.info("fleet.joined", stream=self._names.work)
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(queue.listen(), name="fleet.listen")
-                tasks.create_task(self._sort_all(queue, take), name="fleet.sort")
-                tasks.create_task(self._extend(), name="fleet.leases")
-                tasks.create_task(self._work(queue, take), name="fleet.work")
+                tasks.create_task(joined.peers.run(), name="fleet.peers")
+                tasks.create_task(joined.queue.listen(), name="fleet.listen")
+                tasks.create_task(joined.sorter.run(take), name="fleet.sort")
+                tasks.create_task(joined.leases.run(), name="fleet.leases")
+                tasks.create_task(joined.report.run(), name="fleet.report")
+                tasks.create_task(self._work(joined), name="fleet.work")
+
+    def stop(self) -> None:
+        """Sort and take no more; what is held is held on to."""
+        self._is_leaving = True
+        if joined := self._joined:
+            joined.sorter.stop()
+            joined.queue.wake()
+
+    async def settle(self) -> None:
+        """Return when nothing is held any more, or after a while."""
+        if self._joined:
+            await self._joined.leases.settle(SETTLE_S)
 
     def owns(self, publication: Publication) -> bool:
         """Tell whether a message came from here."""
-        return publication.session in (SESSION_OF_REQUESTS, SESSION_OF_WORK)
+        return publication.session in OURS
 
     def ack(self, publication: Publication) -> None:
         """Forget a message, as it is dealt with."""
-        if item := self._held.pop(_key(publication), None):
-            self._start(item.message.ack())
+        if self._joined and self._joined.leases.end(publication):
             self.wake()
 
     def give_back(self, publication: Publication) -> None:
         """Let another node have it, at once."""
-        if item := self._held.pop(_key(publication), None):
-            self._start(item.message.nak())
+        if self._joined:
+            self._joined.leases.end(publication, give_back=True)
 
     def keep(
         self, publication: Publication, finals: Sequence[Outgoing]
-    ) -> asyncio.Future[Sequence[Outgoing]]:
+    ) -> asyncio.Future[Sequence[Outgoing]] | None:
         """Remember an answer for all nodes; the future has what is to be said."""
-        if publication.session != SESSION_OF_WORK:
-            known: asyncio.Future[Sequence[Outgoing]] = asyncio.get_running_loop().create_future()
-            known.set_result(finals)
-            return known
-        return self._start(self._keep(publication, finals))
+        if self._joined is None or publication.session != SESSION_OF_WORK:
+            return None
+        return self._joined.leases.start(self._keep(self._joined, publication, finals))
+
+    def cancel(self, request_id: str) -> None:
+        """Hear that a request is not wanted any more, wherever it waits."""
+        self._cancels[request_id] = time.time()
+        self._cancels.move_to_end(request_id)
+        if len(self._cancels) > MAX_CANCELS:
+            self._cancels.popitem(last=False)
+        if joined := self._joined:
+            joined.leases.start(joined.sorter.withdraw(request_id, self._take))
+
+    def forget(self, session: str) -> None:
+        """Hear that a conversation is to be forgotten."""
+        if joined := self._joined:
+            joined.leases.start(joined.sessions.forget(session))
 
     def wake(self) -> None:
         """Look for work: this node may have room now."""
-        if self._queue:
-            self._queue.wake()
+        if self._joined:
+            self._joined.queue.wake()
+
+    def _join(self, client: Any) -> _Joined:
+        names, desk = self._names, self._desk
+        queue = WorkQueue(client, names, self._settings, self._node, desk.models)
+        sessions = FleetSessions(client, names, self._node)
+        leases = Leases(self._settings.lease_s, sessions)
+        peers = Peers(client, names, self._node, desk.models)
+        sorter = Sorter(
+            client,
+            names,
+            desk,
+            queue=queue,
+            leases=leases,
+            sessions=sessions,
+            peers=peers,
+            max_waiting=self._settings.max_waiting,
+        )
+        report = FleetReport(
+            client, names, lambda: queue.num_waiting, lambda: leases.num_work, self._tell
+        )
+        answers = FleetAnswers(client, names)
+        return _Joined(queue, answers, sessions, leases, sorter, peers, report)
+
+    async def _work(self, joined: _Joined) -> None:
+        from nats.errors import Error
+
+        while not self._is_leaving:
+            item = await joined.queue.take() if self._desk.has_room() else None
+            if item is None:
+                await joined.queue.news(TICK_S)
+                continue
+            try:
+                await self._begin(joined, item)
+            except (Error, TimeoutError) as exc:
+                log.warning("fleet.not_begun", reason=str(exc) or type(exc).__name__)
+                self.give_back(item.publication)  # else its lease would be extended for ever
+
+    async def _begin(self, joined: _Joined, item: Item) -> None:
+        publication = item.publication
+        if item.session is not None and not await joined.sessions.lock(item.session):
+            item.session = None  # the lock isn't ours to give back
+            await item.message.nak(delay=SESSION_BUSY_S)
+            return
+        joined.leases.hold(item)
+        if publication.dup and (answered := await joined.answers.find(_name(publication))):
+            log.info("fleet.answer_repeated", topic=publication.topic)
+            if item.session is not None and answered.turns:
+                await joined.sessions.save(item.session, answered.turns)
+            self._desk.say(answered.finals, publication)
+            return
+        if item.session is not None:
+            held = await joined.sessions.load(item.session)
+            self._desk.remember(item.session, held.turns if held else ())
+        # Any more: the node was told to drain, say.
+        if self._is_leaving or not self._desk.has_room():
+            self.give_back(publication)
+            return
+        self._take(publication)
+        if self._cancels.get(item.request_id, 0.0) > item.arrived_at:
+            self._desk.cancel(item.request_id)
 
     async def _keep(
-        self, publication: Publication, finals: Sequence[Outgoing]
+        self, joined: _Joined, publication: Publication, finals: Sequence[Outgoing]
     ) -> Sequence[Outgoing]:
         from nats.errors import Error
 
-        try:
-            return await self._answers.keep(_answer_key(publication), finals)
-        except (Error, TimeoutError) as exc:
-            # It is said all the same; only if we die before it is acknowledged, another text comes.
-            log.warning("fleet.answer_not_kept", reason=str(exc) or type(exc).__name__)
-            return finals
-
-    async def _work(self, queue: WorkQueue, take: Callable[[Publication], None]) -> None:
-        while True:
-            item = await queue.take() if self._desk.has_room() else None
-            if item is None:
-                await queue.news(TICK_S)
-                continue
-            self._hold(item)
-            if item.publication.dup and await self._is_answered(item):
-                continue
-            take(item.publication)
-
-    async def _is_answered(self, item: Item) -> bool:
-        """Say an answer again that was found, whoever gave it; tell whether there was one."""
-        from nats.errors import Error
-
-        try:
-            finals = await self._answers.find(_answer_key(item.publication))
-        except (Error, TimeoutError):
-            finals = None
-        if not finals:
-            return False
-        log.info("fleet.answer_repeated", topic=item.publication.topic)
-        self._desk.say(finals, item.publication)
-        return True
-
-    async def _sort_all(self, queue: WorkQueue, take: Callable[[Publication], None]) -> None:
-        from nats.errors import Error
-        from nats.js.api import AckPolicy, ConsumerConfig
-
-        subscription = await self._client.subscribe(self._names.request_subjects, cb=self._hear)
-        try:
-            config = ConsumerConfig(
-                durable_name=SORTER, ack_policy=AckPolicy.EXPLICIT, ack_wait=SORT_LEASE_S
-            )
-            await self._retry(lambda: self._js.add_consumer(self._names.requests, config))
-            while True:
-                self._unsorted.clear()
-                try:
-                    if await self._sort_one(queue, take):
-                        continue
-                except (Error, TimeoutError) as exc:
-                    log.debug("fleet.sort_failed", reason=str(exc) or type(exc).__name__)
-                    await asyncio.sleep(RETRY_S)
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._unsorted.wait(), LOOK_EVERY_S)
-        finally:
-            await subscription.unsubscribe()
-
-    async def _sort_one(self, queue: WorkQueue, take: Callable[[Publication], None]) -> bool:
-        """Sort the next request; tell whether there was one."""
-        subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._names.requests}.{SORTER}"
-        message = await self._client.request(
-            subject, NO_WAIT, timeout=ASK_TIMEOUT_S, old_style=True
-        )
-        headers = message.headers or {}
-        if "Status" in headers:
-            return False
-        meta = message.metadata
-        arrived_at = meta.timestamp.timestamp()
-        topic, qos = self._names.topic(message.subject), int(headers.get(MQTT_QOS, "1"))
-        publication = make_publication(message, topic, SESSION_OF_REQUESTS, qos, arrived_at)
-        item = Item(message, publication, arrived_at)
-        self._hold(item)
-        ticket = self._desk.sort(publication)
-        if ticket is None:
-            take(publication)
-        elif queue.num_waiting >= self._settings.max_waiting:
-            self._desk.refuse_full(publication)
-        else:
-            await queue.put(
-                ticket,
-                publication.payload,
-                topic=topic,
-                qos=qos,
-                arrived_at=arrived_at,
-                key=f"{meta.stream}-{meta.sequence.stream}",
-            )
-            self.ack(publication)
-        return True
-
-    async def _extend(self) -> None:
-        """Keep what is held, for ever."""
-        every_s = min(self._settings.lease_s, SORT_LEASE_S) / 3
-        while True:
-            await asyncio.sleep(every_s)
-            for item in tuple(self._held.values()):
-                self._start(item.message.in_progress())
-
-    async def _retry(self, call: Callable[[], Any]) -> None:
-        from nats.errors import Error
-
+        item = joined.leases.find(publication)
+        session = item.session if item else None
+        turns = self._desk.turns(session) if session is not None else ()
+        told = False
         while True:
             try:
-                await call()
+                kept = await joined.answers.keep(_name(publication), Answered(finals, turns))
+                if session is not None:
+                    await joined.sessions.save(session, kept.turns)
             except (Error, TimeoutError) as exc:
-                log.warning("fleet.set_up_failed", reason=str(exc) or type(exc).__name__)
-                await asyncio.sleep(LOOK_EVERY_S)
+                # Not said before it is kept: another node may have answered while we were cut off.
+                if not told:
+                    log.warning("fleet.answer_not_kept", reason=str(exc) or type(exc).__name__)
+                told = True
+                await asyncio.sleep(KEEP_AGAIN_S)
+            else:
+                return kept.finals
+
+    async def _set_up(self, client: Any) -> None:
+        from nats.errors import Error
+
+        told = False
+        while True:
+            try:
+                await set_up(client, self._names, self._settings)
+            except (Error, TimeoutError) as exc:
+                reason = str(exc) or type(exc).__name__
+                if not told:  # servers that have just been started elect a leader first
+                    log.warning("fleet.not_ready", reason=reason, do="it is tried again")
+                told = True
+                await asyncio.sleep(RETRY_S)
             else:
                 return
 
-    async def _hear(self, _message: Any) -> None:
-        self._unsorted.set()
-
-    def _hold(self, item: Item) -> None:
-        self._held[_key(item.publication)] = item
-
-    def _start(self, coroutine: Any) -> asyncio.Task[Any]:
-        """Do something that the caller does not wait for; the loop itself keeps no task alive."""
-        task: asyncio.Task[Any] = asyncio.ensure_future(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._end)
-        return task
-
-    def _end(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()):
-            log.debug("fleet.not_told", reason=str(error) or type(error).__name__)
+    def _tell(self) -> None:
+        for watcher in tuple(self.on_change):
+            watcher()
 
 
-def _key(publication: Publication) -> tuple[int, int]:
-    return publication.session, publication.packet_id
-
-
-def _answer_key(publication: Publication) -> str:
+def _name(publication: Publication) -> str:
     """Name a request among all that there were, also those with the same words."""
     digest = make_key(publication.topic, publication.payload)  # a new stream counts from 1 again
     return f"{digest.hex()}-{publication.packet_id}"

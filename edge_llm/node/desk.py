@@ -3,12 +3,13 @@
 from collections.abc import Collection, Sequence
 
 from edge_llm.engine.queue import QueuedEngine
-from edge_llm.errors import QueueFullError
-from edge_llm.fleet import FleetNames, Ticket
-from edge_llm.fleet.names import ANY
+from edge_llm.errors import EdgeLLMError
+from edge_llm.fleet import Sorted
 from edge_llm.mqtt import Publication
 from edge_llm.outgoing import Outgoing
+from edge_llm.protocol import Message
 from edge_llm.service import Service
+from edge_llm.store import Sessions
 
 __all__ = ["NodeDesk"]
 
@@ -17,42 +18,61 @@ PRIORITY = 5
 
 
 class NodeDesk:
-    """A node, as its fleet sees it.
+    """A node, as its fleet sees it; see ``Desk``.
 
     Args:
         engine: what answers.
         service: what reads requests, and publishes.
+        sessions: conversations as this node has them.
     """
 
-    def __init__(self, engine: QueuedEngine, service: Service) -> None:
-        self._engine, self._service = engine, service
+    def __init__(self, engine: QueuedEngine, service: Service, sessions: Sessions) -> None:
+        self._engine, self._service, self._sessions = engine, service, sessions
 
     def has_room(self) -> bool:
         """Tell whether the engine would begin with a request at once."""
         queue = self._engine.health()
         is_free = not (queue.waiting or queue.running or queue.holds)
-        return is_free and self._engine.state == "ready" and self._service.num_running == 0
+        can_say = self._service.is_connected and self._service.num_running == 0
+        return is_free and self._engine.state == "ready" and can_say
 
-    def may_serve(self) -> Collection[str]:
-        """Return the classes of requests for our models."""
-        return [FleetNames.of_model(model.id) for model in self._engine.models]
+    def models(self) -> Collection[str]:
+        """Return what the engine serves."""
+        return [model.id for model in self._engine.models]
 
-    def sort(self, publication: Publication) -> Ticket | None:
-        """Say for whom a request is, and how urgent; None if something is wrong with it."""
-        request = self._service.read(publication)
-        if request is None:
+    def sort(self, publication: Publication) -> Sorted | None:
+        """Read a request; None if something is wrong with it."""
+        read = self._service.read(publication)
+        if read is None:
             return None
-        who = ANY
-        if request.node is not None:
-            who = FleetNames.of_node(request.node)
-        elif request.model is not None:
-            who = FleetNames.of_model(request.model)
-        return Ticket(who, PRIORITY if request.priority is None else request.priority)
+        request_id, request = read
+        return Sorted(
+            request_id=request_id,
+            priority=PRIORITY if request.priority is None else request.priority,
+            node=request.node,
+            model=request.model,
+            session=request.session,
+        )
 
-    def refuse_full(self, publication: Publication) -> None:
-        """Refuse a request, as too many wait."""
-        self._service.refuse(QueueFullError("too many requests wait in the fleet"), publication)
+    def refuse(self, error: EdgeLLMError, publication: Publication) -> None:
+        """Refuse a request that nothing is wrong with in itself."""
+        self._service.refuse(error, publication)
 
     def say(self, finals: Sequence[Outgoing], publication: Publication) -> None:
         """Publish an answer that was given before, and acknowledge what it is for."""
         self._service.repeat(finals, publication)
+
+    def cancel(self, request_id: str) -> None:
+        """End a request that this node has in hand."""
+        self._service.cancel(request_id)
+
+    def turns(self, session: str) -> tuple[Message, ...]:
+        """Return what was said in a conversation, as this node has it."""
+        return self._sessions.turns(session)
+
+    def remember(self, session: str, turns: Sequence[Message]) -> None:
+        """Take over what was said in a conversation elsewhere."""
+        if turns:
+            self._sessions.keep(session, turns)
+        else:
+            self._sessions.reset(session)

@@ -77,6 +77,7 @@ async def open_node(
             report=reporter.report,
             stats=opened.queue.stats,
             monitor=monitor,
+            is_in_fleet=bool(settings.fleet.servers),
         )
         node.bridges = await doors.enter_async_context(open_bridges(bridges, context))
         if settings.mqtt.enabled:
@@ -155,7 +156,9 @@ async def _open_service(
         )
         stats = opened.queue.stats
         if source:
-            source.serve(NodeDesk(opened.queue, service))
+            source.serve(NodeDesk(opened.queue, service, store.sessions))
+            reporter.fleet = lambda: source.health
+            source.on_change.append(service.tell)
             stats.watchers.append(lambda _: source.wake())
             stats.on_change.append(source.wake)
         stats.on_change.append(service.tell)

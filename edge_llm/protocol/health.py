@@ -13,6 +13,7 @@ __all__ = [
     "Counts",
     "EngineState",
     "FaultReport",
+    "FleetHealth",
     "Heat",
     "HostHealth",
     "NodeHealth",
@@ -95,6 +96,19 @@ class QueueHealth(Told):
     """Why none begins: ``paused``, ``draining``, ``cooling``, ``reloading``."""
 
 
+class FleetHealth(Told):
+    """The fleet, as this node sees it."""
+
+    joined: bool
+    """It hears the fleet's servers, and takes work from them."""
+    waiting: int
+    """Requests that no node has in hand, as of the latest look."""
+    oldest_s: float | None = None
+    """How long the oldest of them has waited; null if none waits."""
+    held: int
+    """Requests that this node has in hand for the fleet."""
+
+
 class Counts(Told):
     """What has been done since the service was started."""
 
@@ -147,6 +161,8 @@ class NodeHealth(Told):
     card: CardHealth | None = None
     host: HostHealth | None = None
     queue: QueueHealth
+    fleet: FleetHealth | None = None
+    """Null if the node is in none."""
     tokens_per_s: float | None = None
     """Of the latest answer."""
     counts: Counts

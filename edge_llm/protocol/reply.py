@@ -82,9 +82,9 @@ class DeltaPayload(Told):
 class EventPayload(Told):
     """What happened to a request, on ``llm/response/<id>/event``."""
 
-    event: Literal["queued", "started", "first_token", "done", "error"]
-    """It waits, and again whenever it moves up; its turn has come; the first text is there; the
-    end."""
+    event: Literal["queued", "started", "restarted", "first_token", "done", "error"]
+    """It waits, and again whenever it moves up; its turn has come; another node of a fleet begins
+    it anew, with deltas from 0; the first text is there; the end."""
     position: int | None = None
     """In the queue; 1 is next."""
     finish_reason: FinishReason | None = None

@@ -161,6 +161,12 @@ class Reply:
             case Done():
                 pass
 
+    def begin_again(self) -> Iterator[Outgoing]:
+        """Say that what was said of the answer so far does not count; its deltas begin anew."""
+        event = EventPayload(event="restarted")
+        if self._events or self._splitter:
+            yield self._make(self._to.below("event"), event, qos=0)
+
     def finish(self, done: Done | None) -> Ending:
         """Return the last deltas, if there are any left, the parts, and the final message.
 

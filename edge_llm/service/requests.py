@@ -97,11 +97,8 @@ class Requests:
     publish: Callable[[Outgoing], asyncio.Future[None]]
     can_go_back: Callable[[Publication], bool]
     on_end: Callable[[str], None]
-    give_back: Callable[[Publication], None] = lambda _: None
-    keep: (
-        Callable[[Publication, Sequence[Outgoing]], asyncio.Future[Sequence[Outgoing]] | None]
-        | None
-    ) = None
+    give_back: Callable[[Publication], None]
+    keep: Callable[[Publication, Sequence[Outgoing]], Kept | None]
     _in_hand: dict[str, list[_InHand]] = field(default_factory=dict)
     _tasks: asyncio.TaskGroup = field(init=False)
 
@@ -285,7 +282,14 @@ class Requests:
         if kept is None:
             return self._say(messages, copies)
         confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        kept.add_done_callback(lambda done: _follow(self._say(done.result(), copies), confirmed))
+
+        def say(done: Kept) -> None:
+            if done.cancelled():  # as it could not be kept before the end of the node
+                confirmed.cancel()
+            else:
+                _follow(self._say(done.result(), copies), confirmed)
+
+        kept.add_done_callback(say)
         return confirmed
 
     def _say(self, messages: Sequence[Outgoing], copies: list[Publication]) -> asyncio.Future[None]:

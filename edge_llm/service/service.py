@@ -35,7 +35,7 @@ from edge_llm.service.copies import Copies
 from edge_llm.service.intake import Intake, Refused, Rules, key_of
 from edge_llm.service.presence import Presence
 from edge_llm.service.reply import Reply
-from edge_llm.service.requests import Requests
+from edge_llm.service.requests import Asked, Requests
 from edge_llm.service.router import Router
 from edge_llm.service.source import RequestSource
 from edge_llm.settings import MqttSettings
@@ -133,20 +133,27 @@ class Service:
         return self._mqtt.silent_s
 
     @property
+    def is_connected(self) -> bool:
+        """Whether an answer would reach the broker at once."""
+        return self._mqtt.is_connected
+
+    @property
     def num_running(self) -> int:
         """How many requests wait or are being answered."""
         return self._requests.num_running
 
-    def read(self, publication: Publication) -> MqttRequest | None:
-        """Return what a message on a request topic asks; None if something is wrong with it."""
+    def read(self, publication: Publication) -> tuple[str, MqttRequest] | None:
+        """Return the id and what a message on a request topic asks; None if it is wrong."""
         try:
             request_id = self._topics.request_id(publication.topic)
         except InvalidIdError:
             return None
         asked = self._intake.read_request(publication, request_id, may_be_old=False)
-        if asked is None:  # for another node
-            return parse_mqtt_request(publication.payload)
-        return None if isinstance(asked, Refused) else asked.request
+        if isinstance(asked, Refused):
+            return None
+        # One for another node, that may have other presets, is read as it stands.
+        request = asked.request if asked else parse_mqtt_request(publication.payload)
+        return request_id, request
 
     def refuse(self, error: EdgeLLMError, publication: Publication) -> None:
         """Refuse a message on a request topic that nothing else is wrong with."""
@@ -154,6 +161,10 @@ class Service:
         asked = self._intake.read_request(publication, request_id, may_be_old=False)
         reply = asked.reply if asked else self._bare_reply(publication, request_id)
         self._refuse(error, reply, publication)
+
+    def cancel(self, request_id: str) -> None:
+        """End the requests of an id that are in hand."""
+        self._requests.cancel(request_id)
 
     def repeat(self, finals: Sequence[Outgoing], publication: Publication) -> None:
         """Say an answer again, whoever gave it."""
@@ -177,9 +188,11 @@ class Service:
                     try:
                         await self._listen()
                     finally:
-                        for task in running:
-                            task.cancel()
-                        await self._leave()
+                        try:
+                            await self._leave()
+                        finally:
+                            for task in running:
+                                task.cancel()
             finally:
                 self._presence.leave()
 
@@ -216,10 +229,15 @@ class Service:
         return None
 
     async def _leave(self) -> None:
+        if self._source:
+            self._source.stop()
         try:
             await self._requests.drain(self._settings.stop_timeout_s)
         finally:
             self._requests.stop()
+            if self._source:  # what has ended is kept, said and acknowledged by then
+                await asyncio.sleep(0)  # it says so in callbacks
+                await self._source.settle()
 
     def _own_subscriptions(self) -> list[Subscription]:
         topics = self._topics
@@ -260,10 +278,7 @@ class Service:
         elif topic == topics.command:
             self._take_command(publication)
         elif session := topics.session(topic):
-            if not publication.retain:
-                log.info("session.reset", session=session)
-                self._conversations.reset(session)
-            self._ack(publication)
+            self._take_reset(publication, session)
         else:
             self._take_press(publication)
 
@@ -295,7 +310,15 @@ class Service:
         elif isinstance(asked, Refused):
             self._refuse(asked.error, asked.reply, publication)
         else:
-            self._requests.accept(asked)
+            self._accept(asked)
+
+    def _accept(self, asked: Asked) -> None:
+        """Take a request in hand, which another node of a fleet may have had before."""
+        publication = asked.publication
+        if publication.dup and self._source and self._source.owns(publication):
+            for outgoing in asked.reply.begin_again():
+                self._publish(outgoing)
+        self._requests.accept(asked)
 
     def _refuse_retained(self, publication: Publication, request_id: str, key: bytes) -> None:
         """Refuse what was not refused when it came: brokers of 3.1.1 had no flag on it then."""
@@ -352,6 +375,16 @@ class Service:
             self._clear(publication.topic)
         if (request_id := self._id(publication)) is not None:
             self._requests.cancel(request_id)
+            if self._source:
+                self._source.cancel(request_id)
+        self._ack(publication)
+
+    def _take_reset(self, publication: Publication, session: str) -> None:
+        if not publication.retain:
+            log.info("session.reset", session=session)
+            self._conversations.reset(session)
+            if self._source:
+                self._source.forget(session)
         self._ack(publication)
 
     def _take_command(self, publication: Publication) -> None:

@@ -17,6 +17,14 @@ class RequestSource(Protocol):
         """Hand out what comes in, for ever."""
         ...
 
+    def stop(self) -> None:
+        """Hand out no more; what was handed out keeps its lease."""
+        ...
+
+    async def settle(self) -> None:
+        """Return when all that was handed out is acknowledged or given back, or after a while."""
+        ...
+
     def owns(self, publication: Publication) -> bool:
         """Tell whether a message came from here."""
         ...
@@ -31,10 +39,18 @@ class RequestSource(Protocol):
 
     def keep(
         self, publication: Publication, finals: Sequence[Outgoing]
-    ) -> asyncio.Future[Sequence[Outgoing]]:
+    ) -> asyncio.Future[Sequence[Outgoing]] | None:
         """Remember an answer for whoever gets the same request again.
 
         The future is done when that is so, and has what is to be said: somebody else may have
-        answered meanwhile. It never fails.
+        answered meanwhile. It never fails. None where there is nothing to wait for.
         """
+        ...
+
+    def cancel(self, request_id: str) -> None:
+        """Hear that a request is not wanted any more; it may wait where we can't see it."""
+        ...
+
+    def forget(self, session: str) -> None:
+        """Hear that a conversation is to be forgotten."""
         ...

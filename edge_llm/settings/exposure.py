@@ -6,6 +6,7 @@ from pathlib import Path
 
 from edge_llm.section import is_loopback
 from edge_llm.settings.credentials import find_credential
+from edge_llm.settings.fleet import FleetSettings
 from edge_llm.settings.http import HttpSettings
 from edge_llm.settings.mqtt import MqttSettings
 from edge_llm.settings.root import Settings
@@ -26,13 +27,15 @@ class Exposure:
 def find_exposures(settings: Settings) -> tuple[Exposure, ...]:
     """Return what is left open; empty if nothing is.
 
-    A broker on another host must be spoken to by TLS, or everyone on the way reads what is said,
-    the password too; and it must know who we are, by a password or a certificate, or everyone may
-    be us. Each is said by itself: one without the other protects from somebody else.
+    A broker or a server of the fleet on another host must be spoken to by TLS, or everyone on the
+    way reads what is said, the password too; and it must know who we are, by a password or a
+    certificate, or everyone may be us. Each is said by itself: one without the other protects from
+    somebody else.
     """
     found = [*_of_files(settings)]
     if settings.mqtt.enabled:
         found += _of_broker(settings.mqtt)
+        found += _of_fleet(settings.fleet)
     if settings.http.enabled:
         found += _of_http(settings.http)
     return tuple(found)
@@ -59,6 +62,28 @@ def _of_broker(mqtt: MqttSettings) -> Iterator[Exposure]:
         )
 
 
+def _of_fleet(fleet: FleetSettings) -> Iterator[Exposure]:
+    hosts = [host for host in fleet.hosts if not is_loopback(host)]
+    if not hosts:
+        return
+    if not fleet.is_tls:
+        yield Exposure(
+            "fleet.unprotected",
+            f"what goes to and from {hosts[0]} is not encrypted: whoever is on the network reads "
+            "what visitors say, and the password",
+            'begin each of fleet.servers with "tls://", and set fleet.ca_file; see docs/fleet.md',
+        )
+    secret = fleet.password or fleet.password_file or find_credential("nats-password")
+    if not (fleet.username and secret):
+        yield Exposure(
+            "fleet.unprotected",
+            f"{hosts[0]} lets us in without an account, and so whoever else is on the network: "
+            "they can take requests away and answer them",
+            "give the servers accounts (edge-llm nats-user), and set fleet.username and "
+            "fleet.password_file; nats/edge-llm-1.conf is one that asks for them",
+        )
+
+
 def _of_http(http: HttpSettings) -> Iterator[Exposure]:
     if not (is_loopback(http.host) or http.key):
         yield Exposure(
@@ -71,7 +96,9 @@ def _of_http(http: HttpSettings) -> Iterator[Exposure]:
 
 def _of_files(settings: Settings) -> Iterator[Exposure]:
     mqtt, openai = settings.mqtt, settings.engine.openai
-    for file in (mqtt.password_file, mqtt.tls.key_file, openai.api_key_file):
+    fleet = settings.fleet
+    files = (mqtt.password_file, mqtt.tls.key_file, openai.api_key_file, fleet.password_file)
+    for file in files:
         if file is not None and _is_read_by_all(file):
             yield Exposure(
                 "secret.exposed",

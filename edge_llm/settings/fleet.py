@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 from typing import Annotated, Self
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
@@ -42,6 +43,27 @@ class FleetSettings(Section):
     """How long a conversation waits for the node that has computed its beginning, in seconds."""
     answers_age_s: Annotated[float, Field(ge=60, le=604_800)] = 3600.0
     """How long answers are kept for requests that are delivered again, in seconds."""
+
+    sessions_age_s: Annotated[float, Field(ge=60, le=604_800)] = 1800.0
+    """How long a conversation is remembered after its last turn, in seconds."""
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """Names or addresses of the servers."""
+        return tuple(urlsplit(url).hostname or "" for url in self.servers)
+
+    @property
+    def is_tls(self) -> bool:
+        """Tell whether the servers are spoken to by TLS; all are, or none is."""
+        return any(url.startswith("tls://") for url in self.servers)
+
+    @model_validator(mode="after")
+    def _has_one_way(self) -> Self:
+        if self.is_tls and not all(url.startswith("tls://") for url in self.servers):
+            raise ValueError("use 'tls://' for all servers or none: they get the same password")
+        if self.servers and self.ca_file is not None and not self.is_tls:
+            raise ValueError("'ca_file' is for 'tls://'")
+        return self
 
     @model_validator(mode="after")
     def _has_one_password(self) -> Self:

@@ -51,7 +51,7 @@ class Screen:
         names = 16 if width < WIDE else 28
         widths = (names, 6, 16, REST)
         lines = [
-            self._header(state, width, trouble),
+            self._header(state, now, width, trouble),
             *_table(
                 ("NODE", "UP", "ACTIVITY", "STATUS", "CARD", "VERSION", "MODELS"),
                 [_node_cells(node, now) for node in nodes] or [[("none yet", "dim")]],
@@ -75,8 +75,11 @@ class Screen:
         whole.no_wrap, whole.overflow = True, "crop"
         return whole
 
-    def _header(self, state: State, width: int, trouble: str | None) -> Text:
+    def _header(self, state: State, now: float, width: int, trouble: str | None) -> Text:
         in_hand = f"{len(state.requests)} in hand, {state.num_waiting} waiting"
+        if depth := state.depth(now):
+            oldest = "" if depth.oldest_s is None else f" for {_short_time(depth.oldest_s)}"
+            in_hand = f"fleet: {depth.held} in hand, {depth.waiting} waiting{oldest}"
         ended = f"{state.num_answered} answered, {state.num_failed} failed"
         if trouble is None:
             cells = [(f"edge-llm at {self.broker}", "bold"), (in_hand, "bold"), (ended, "")]
@@ -109,12 +112,22 @@ def _node_cells(node: NodeSeen, now: float) -> list[_Cell]:
     return [
         (node.name, ""),
         (up if node.status == "online" else "", ""),
-        (node.activity, COLOURS.get(node.activity, "")),
+        (_activity(node), COLOURS.get(node.activity, "")),
         (node.status, COLOURS.get(node.status, "yellow")),
         (node.card, "red" if " " in node.card.removesuffix(" C") else ""),
         (node.version, ""),
         (node.attention or node.models, "bold red" if node.attention else ""),
     ]
+
+
+def _activity(node: NodeSeen) -> str:
+    """Say what a node does, and if it is in a fleet, with how many of its requests."""
+    fleet = node.fleet
+    if fleet is None or node.status != "online":
+        return node.activity
+    if not fleet.joined:
+        return "not in the fleet"
+    return f"{node.activity} ({fleet.held})" if fleet.held else node.activity
 
 
 def _share(height: int, num_nodes: int) -> tuple[int, int, int]:

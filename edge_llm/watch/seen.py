@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from edge_llm.protocol import FleetHealth
+
 __all__ = ["Happening", "NodeSeen", "ReplySeen", "RequestSeen"]
 
 
@@ -10,7 +12,7 @@ class Happening(NamedTuple):
     """One thing that happened, for those who read lines."""
 
     kind: str
-    """``node``, ``request``, ``reply`` or ``error``."""
+    """``node``, ``request``, ``reply``, ``error`` or ``fleet``."""
     who: str
     what: str
     text: str = ""
@@ -34,6 +36,10 @@ class NodeSeen:
     version: str = ""
     models: str = ""
     boot_id: str = ""
+    fleet: FleetHealth | None = None
+    """The fleet, as it sees it."""
+    heard_at: float = 0.0
+    """When it said so."""
 
 
 @dataclass(slots=True)

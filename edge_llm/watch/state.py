@@ -7,6 +7,7 @@ far as a line shows them, and of nodes and requests there are only so many.
 from collections import deque
 from dataclasses import dataclass, field
 
+from edge_llm.client import FleetDepth, find_depth
 from edge_llm.protocol import NodeHealth, NodeInfo
 from edge_llm.topics import RESERVED_LEVELS
 from edge_llm.watch.payloads import (
@@ -45,12 +46,18 @@ class State:
     replies: deque[ReplySeen] = field(default_factory=lambda: deque(maxlen=MAX_REPLIES))
     num_answered: int = 0
     num_failed: int = 0
+    _told_waiting: int = 0
     _elsewhere: dict[str, str] = field(default_factory=dict)  # response topics, and whose they are
 
     @property
     def num_waiting(self) -> int:
         """How many requests wait for their turn, as far as one can see."""
         return sum(seen.waits for seen in self.requests.values())
+
+    def depth(self, now: float) -> FleetDepth | None:
+        """Return how much waits in the fleet; None if no node that is online is in one."""
+        online = (node for node in self.nodes.values() if node.status == "online")
+        return find_depth([(node.fleet, node.heard_at) for node in online if node.fleet], now)
 
     def feed(
         self,
@@ -131,8 +138,19 @@ class State:
             return _note_info(node, info, now) if info else None
         if what == "health":
             health = read(NodeHealth, payload)
-            return _note_health(node, health) if health else None
+            return self._note_health(node, health, now) if health else None
         return _note_word(node, what, text, now)
+
+    def _note_health(self, node: NodeSeen, health: NodeHealth, now: float) -> Happening | None:
+        node.fleet, node.heard_at = health.fleet, now
+        if happening := _note_health(node, health):
+            return happening
+        depth = self.depth(now)
+        if depth is None or depth.waiting == self._told_waiting:
+            return None
+        self._told_waiting = depth.waiting
+        oldest = "" if depth.oldest_s is None else f", the oldest for {depth.oldest_s:.1f} s"
+        return Happening("fleet", node.name, f"{depth.waiting} waiting{oldest}")
 
     def _take_request(
         self, request_id: str, payload: bytes, now: float, respond_to: str | None

@@ -9,11 +9,13 @@ import structlog
 
 from bridges.http.page.feed import Feed
 from bridges.http.page.files import PAGE_VERSION
+from bridges.http.page.fleet import describe_fleet, open_roster
 from bridges.http.page.heard import HeardEngine
 from bridges.http.page.history import SPAN_S, History, word_of
 from bridges.http.page.requests import Requests
 from bridges.http.page.status import About, State, Thresholds
 from edge_llm import __version__
+from edge_llm.client import Roster
 from edge_llm.device import DeviceMonitor, Reading
 from edge_llm.engine import Engine, EngineStats
 from edge_llm.plugin import BridgeContext
@@ -43,6 +45,8 @@ class Page:
         self.engine: Engine = context.engine
         if context.stats is None:
             self.engine = HeardEngine(context.engine, self.stats)
+        self.roster: Roster | None = None
+        """Of the fleet, if there is one."""
         self._texts = settings.page.texts
         self._begin = time.monotonic()
         self.history = History()
@@ -111,6 +115,7 @@ class Page:
             health and (health.heat, health.attention, health.queue),
             health and health.recovery and health.recovery.is_over,
             self.history.marks.total,
+            _news(self.roster),
         )
         if (about, state) != self._told:
             self.feed.touch(state=True, about=about != self._told[0])
@@ -128,6 +133,7 @@ class Page:
             "state": self._state_word(),
             "activity": "stopping" if self.feed.is_over else self.context.engine.activity,
             "health": self._health(),
+            "fleet": describe_fleet(self.roster) if self.roster else None,
         }
 
     def _about(self) -> About:
@@ -174,7 +180,8 @@ async def open_page(settings: HttpSettings, context: BridgeContext) -> AsyncGene
             page.note_reading(monitor.latest)
     running = asyncio.create_task(page.run(), name="http.page")
     try:
-        yield page
+        async with open_roster(context, page.note_change) as page.roster:
+            yield page
     finally:
         running.cancel()
         with suppress(asyncio.CancelledError):
@@ -184,6 +191,11 @@ async def open_page(settings: HttpSettings, context: BridgeContext) -> AsyncGene
         stats.on_change.remove(page.note_change)
         stats.watchers.remove(page.requests.end)
         stats.listeners.remove(page.requests.hear)
+
+
+def _news(roster: Roster | None) -> object:
+    """Return what readers are to hear of at once: of a fleet all but ages."""
+    return roster and {**describe_fleet(roster), "oldest_s": None}
 
 
 def _thresholds(monitor: DeviceMonitor | None) -> Thresholds | None:

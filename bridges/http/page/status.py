@@ -13,6 +13,8 @@ from edge_llm.protocol import ModelInfo, NodeHealth
 __all__ = [
     "About",
     "EndedRequest",
+    "FleetNode",
+    "FleetView",
     "Mark",
     "RequestInHand",
     "Said",
@@ -54,6 +56,38 @@ class About(TypedDict):
     """How far back readings, states and faults go."""
 
 
+class FleetNode(TypedDict):
+    """A node of the fleet; null is what it has not said."""
+
+    node: str
+    activity: str
+    """``offline`` if it is not there."""
+    joined: bool | None
+    """It hears the fleet's servers."""
+    held: int | None
+    """Requests that it has in hand for the fleet."""
+    card_celsius: float | None
+    heat: str | None
+    attention: str | None
+    """What a person should do."""
+    models: list[str]
+
+
+class FleetView(TypedDict):
+    """The fleet; the numbers are null while nobody knows them."""
+
+    is_known: bool
+    """Else the nodes are as they were when the connection broke."""
+    waiting: int | None
+    """Requests that no node has in hand."""
+    oldest_s: float | None
+    """How long the oldest of these has waited."""
+    held: int | None
+    """Requests in hand, of all nodes."""
+    nodes: list[FleetNode]
+    """By name."""
+
+
 class State(TypedDict):
     """How the node is."""
 
@@ -64,6 +98,8 @@ class State(TypedDict):
     activity: str
     health: NodeHealth | None
     """As on its topic; null if the engine is elsewhere."""
+    fleet: FleetView | None
+    """Null if there is none."""
 
 
 class RequestInHand(TypedDict):

@@ -87,6 +87,33 @@ export function showEvents(spans, marks, wall, nowS) {
   });
 }
 
+// The nodes of a fleet, and what waits for them.
+export function showFleet(fleet, ageS, here) {
+  find("fleet").hidden = !fleet;
+  if (!fleet) return;
+  const { waiting, oldest_s, held } = fleet;
+  const oldest = oldest_s === null ? "" : `, the oldest for ${seconds(Math.floor(oldest_s + ageS))}`;
+  fill(find("fleet-depth"), !fleet.is_known ? "No connection to the fleet. Below is how it was."
+    : waiting === null ? "No node of it is there."
+    : `${waiting ? plural(waiting, "request") : "No request"} waiting${oldest}; ${held} in hand.`);
+  const body = find("fleet-nodes").tBodies[0];
+  while (body.rows.length > fleet.nodes.length) body.lastElementChild.remove();
+  while (body.rows.length < fleet.nodes.length) {
+    body.append(make("tr", {}, make("th", { scope: "row" }), make("td", {}, make("b")),
+      make("td", { class: "num" }), make("td", { class: "num wide" }), make("td")));
+  }
+  fleet.nodes.forEach((node, index) => {
+    const [name, does, hand, card, models] = body.rows[index].cells;
+    const activity = node.joined === false ? "not in the fleet" : node.activity || "–";
+    fill(name, node.node + (node.node === here ? " (this one)" : ""));
+    fill(does.firstElementChild, activity);
+    does.firstElementChild.className = node.joined === false ? "bad" : tone(activity);
+    fill(hand, String(node.held ?? "–"));
+    fill(card, node.card_celsius === null ? "–" : String(Math.round(node.card_celsius)));
+    fill(models, node.attention || node.models.join(", ") || "none yet");
+  });
+}
+
 export class Recent {
   constructor() {
     this.isLong = false;

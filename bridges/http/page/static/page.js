@@ -3,7 +3,7 @@
 import { Box } from "./ask.js";
 import { Bars, Curve, States, make } from "./charts.js";
 import { Connection, key } from "./connection.js";
-import { InHand, Recent, showEvents, showReadings } from "./lists.js";
+import { InHand, Recent, showEvents, showFleet, showReadings } from "./lists.js";
 import { capital, clock, gib, plural, seconds, sentence, speed, tone } from "./words.js";
 
 const find = (id) => document.getElementById(id);
@@ -100,6 +100,9 @@ function render() {
   showBanner();
   inHand.show(node.in_hand, node.said, lostAt === null ? nowS() : (lostAt - node.beginMs) / 1000);
   if (stale.has("state") || stale.has("ended")) showFigures();
+  if (stale.has("state") || stale.has("tick")) {
+    showFleet(node.state.fleet, lostAt === null ? Math.max(0, nowS() - node.state.at_s) : 0, node.about.node);
+  }
   if (stale.has("samples") || stale.has("about")) showCurves();
   if (stale.has("spans") || stale.has("marks") || stale.has("tick")) showStates();
   if (stale.has("ended")) showRecent();
@@ -126,7 +129,7 @@ function showWord() {
   const text = capital(name) + (progress ? ` ${progress}` : "");
   if (word.lastElementChild.textContent !== text) word.lastElementChild.textContent = text;
   word.className = tone(name);
-  const elsewhere = node.about.is_here ? "" : " The node is elsewhere; its own page says more.";
+  const elsewhere = node.about.is_here || node.state.fleet ? "" : " The node is elsewhere; its own page says more.";
   fill("sentence", isLost
     ? `Below is how it was at ${clock(lostAt)}.` : sentence(activity) + (state === "ready" ? elsewhere : ""));
   const attention = health?.attention || "";

@@ -1,0 +1,197 @@
+"""Sorting: what comes in is read once, by any node, and waits for the right one in its place."""
+
+import asyncio
+import contextlib
+import json
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from edge_llm.errors import QueueFullError, UnknownModelError
+from edge_llm.fleet.desk import Desk, Sorted
+from edge_llm.fleet.item import MQTT_QOS, SESSION_OF_REQUESTS, Item, make_item
+from edge_llm.fleet.leases import Leases
+from edge_llm.fleet.names import ANY, FleetNames, Ticket
+from edge_llm.fleet.peers import Peers
+from edge_llm.fleet.queue import WorkQueue
+from edge_llm.fleet.sessions import FleetSessions
+from edge_llm.mqtt import Publication
+
+__all__ = ["Sorter"]
+
+log = structlog.get_logger()
+
+CONSUMER = "sorter"
+LOOK_EVERY_S = 1.0
+RETRY_S = 0.2
+RETRY_AFTER_S = 5.0
+ASK_TIMEOUT_S = 2.0
+MAX_REMEMBERED = 4096
+NO_WAIT = json.dumps({"batch": 1, "no_wait": True}).encode()
+
+Take = Callable[[Publication], None]
+
+
+class Sorter:
+    """Puts requests into the work queue.
+
+    Args:
+        client: of NATS.
+        names: of the fleet.
+        desk: reads and refuses them.
+        queue: where they wait.
+        leases: hold them meanwhile.
+        sessions: tell which node goes on best.
+        peers: tell which nodes there are.
+        max_waiting: more are refused.
+    """
+
+    def __init__(
+        self,
+        client: Any,
+        names: FleetNames,
+        desk: Desk,
+        *,
+        queue: WorkQueue,
+        leases: Leases,
+        sessions: FleetSessions,
+        peers: Peers,
+        max_waiting: int,
+    ) -> None:
+        self._client, self._js, self._names = client, client.jetstream(), names
+        self._queue, self._desk, self._leases = queue, desk, leases
+        self._sessions, self._peers, self._max_waiting = sessions, peers, max_waiting
+        self._news = asyncio.Event()
+        self._is_stopped = False
+        self._put: OrderedDict[str, tuple[Ticket, int]] = OrderedDict()  # by id, the latest
+
+    async def run(self, take: Take) -> None:
+        """Sort, for ever.
+
+        Args:
+            take: deals with a request here and now.
+        """
+        from nats.errors import Error
+
+        subscription = await self._client.subscribe(self._names.request_subjects, cb=self._hear)
+        has_consumer = False
+        try:
+            while not self._is_stopped:
+                self._news.clear()
+                try:
+                    if not has_consumer:
+                        await self._make_consumer()
+                        has_consumer = True
+                    if await self._sort_one(take):
+                        continue
+                except (Error, TimeoutError) as exc:
+                    log.debug("fleet.sort_failed", reason=str(exc) or type(exc).__name__)
+                    await asyncio.sleep(RETRY_S)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._news.wait(), LOOK_EVERY_S)
+        finally:
+            await subscription.unsubscribe()
+
+    def stop(self) -> None:
+        """Sort no more."""
+        self._is_stopped = True
+        self._news.set()
+
+    async def withdraw(self, request_id: str, take: Take) -> None:
+        """Take a request out of the queue that we have put there, and end it as cancelled.
+
+        What a node has already taken is not touched: that one heard of the cancel, too.
+        """
+        from nats.errors import Error
+
+        if (put := self._put.pop(request_id, None)) is None:
+            return
+        try:
+            item = await self._queue.remove(*put)
+        except (Error, TimeoutError) as exc:
+            log.debug("fleet.not_withdrawn", reason=str(exc) or type(exc).__name__)
+            return
+        if item is not None:
+            take(item.publication)
+            self._desk.cancel(request_id)
+
+    async def _make_consumer(self) -> None:
+        from nats.js.api import AckPolicy, ConsumerConfig
+
+        config = ConsumerConfig(
+            durable_name=CONSUMER,
+            ack_policy=AckPolicy.EXPLICIT,
+            ack_wait=self._leases.lease_s,
+        )
+        await self._js.add_consumer(self._names.requests, config)
+
+    async def _sort_one(self, take: Take) -> bool:
+        """Sort the next request; tell whether there was one."""
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._names.requests}.{CONSUMER}"
+        # By an inbox of its own: what is delivered keeps its subject.
+        message = await self._client.request(
+            subject, NO_WAIT, timeout=ASK_TIMEOUT_S, old_style=True
+        )
+        headers = message.headers or {}
+        if "Status" in headers:
+            return False
+        meta = message.metadata
+        item = make_item(
+            message,
+            self._names.topic(message.subject),
+            origin=SESSION_OF_REQUESTS,
+            qos=int(headers.get(MQTT_QOS, "1")),
+            arrived_at=meta.timestamp.timestamp(),
+            num_delivered=meta.num_delivered,
+            seq=meta.sequence.stream,
+        )
+        self._leases.hold(item)
+        try:
+            await self._sort(item, take, key=f"{meta.stream}-{meta.sequence.stream}")
+        except BaseException:  # else its lease would be extended for ever
+            self._leases.end(item.publication, give_back=True)
+            raise
+        return True
+
+    async def _sort(self, item: Item, take: Take, *, key: str) -> None:
+        publication = item.publication
+        request = self._desk.sort(publication)
+        if request is None:
+            take(publication)
+        elif request.model is not None and not self._peers.is_served(request.model):
+            known = f"there is no model {request.model!r} in this fleet"
+            self._desk.refuse(UnknownModelError(known, param="model"), publication)
+        elif self._queue.num_waiting >= self._max_waiting:
+            full = QueueFullError(
+                f"{self._max_waiting} requests wait in the fleet, as many as may",
+                retry_after_s=RETRY_AFTER_S,
+            )
+            self._desk.refuse(full, publication)
+        else:
+            ticket = await self._ticket(request)
+            seq = await self._queue.put(ticket, item, request, key=key)
+            self._remember(request.request_id, ticket, seq)
+            self._leases.end(publication)
+
+    async def _ticket(self, request: Sorted) -> Ticket:
+        who = ANY
+        if request.node is not None:
+            who = FleetNames.only_node(request.node)
+        elif request.model is not None:
+            who = FleetNames.of_model(request.model)
+        elif request.session is not None:
+            held = await self._sessions.load(request.session)
+            if held and self._peers.is_there(held.node):
+                who = FleetNames.of_node(held.node)
+        return Ticket(who, request.priority)
+
+    def _remember(self, request_id: str, ticket: Ticket, seq: int) -> None:
+        self._put[request_id] = (ticket, seq)
+        self._put.move_to_end(request_id)
+        if len(self._put) > MAX_REMEMBERED:
+            self._put.popitem(last=False)
+
+    async def _hear(self, _message: Any) -> None:
+        self._news.set()

@@ -1,0 +1,247 @@
+"""A fleet: real nodes at a real nats-server, asked by plain MQTT 3.1.1 clients."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge_llm.engine.queue import QueuedEngine
+from edge_llm.fleet import FleetNames, FleetSource
+from edge_llm.node.desk import NodeDesk
+from edge_llm.preset import Preset, Presets
+from edge_llm.protocol import ModelInfo, NodeInfo
+from edge_llm.service import Rules, Service
+from edge_llm.settings import (
+    FleetSettings,
+    MqttSettings,
+    QueueSettings,
+    SessionSettings,
+    StoreSettings,
+)
+from edge_llm.store import open_store
+from tests.clients import RawClient, eventually
+from tests.nats import NatsServer, nats_servers
+from tests.prompted_engine import PromptedEngine
+
+LEASE_S = 1.0
+RULES = Rules(Presets({"oracle": Preset(system_prompt="You are the oracle.", priority=8)}))
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[NatsServer]:
+    with nats_servers(tmp_path) as [server]:
+        yield server
+
+
+@asynccontextmanager
+async def joined(
+    server: NatsServer, name: str, engine: PromptedEngine | None = None, **settings: Any
+) -> AsyncIterator[PromptedEngine]:
+    """Have a node join the fleet, until the context is left."""
+    engine = engine or PromptedEngine()
+    queue = QueuedEngine(engine, QueueSettings())
+    mqtt = MqttSettings(port=server.mqtt_port, protocol="3.1.1", stop_timeout_s=0.2)
+    options = FleetSettings(servers=(server.url,), lease_s=LEASE_S, **settings)
+    info = NodeInfo(node=name, version="0", boot_id=name, models=(), engine="worker", queue_limit=4)
+    source = FleetSource(options, FleetNames("llm"), name)
+    with open_store(None, StoreSettings(), SessionSettings()) as store:
+        service = Service(
+            queue, mqtt, info, store, rules=RULES, on_command=lambda _: None, source=source
+        )
+        source.serve(NodeDesk(queue, service, store.sessions))
+        queue.stats.watchers.append(lambda _: source.wake())
+        running = asyncio.create_task(service.run())
+        try:
+            await eventually(lambda: source.health.joined)
+            yield engine
+        finally:
+            running.cancel()
+            await asyncio.wait({running})
+            if not running.cancelled() and (error := running.exception()):
+                raise error
+
+
+@pytest.fixture
+async def client(server: NatsServer) -> AsyncGenerator[RawClient]:
+    async with RawClient(server.mqtt_port, client_id="esp1") as client:
+        await client.subscribe("llm/response/#")
+        yield client
+
+
+def said(client: RawClient, topic: str) -> list[str]:
+    return [m.payload.decode() for m in client.messages if m.topic == f"llm/response/{topic}"]
+
+
+async def answer(client: RawClient, request_id: str, count: int = 1) -> str:
+    """Wait for the final message of a request."""
+    await eventually(lambda: len(said(client, request_id)) == count, 10.0)
+    return said(client, request_id)[-1]
+
+
+def ask(client: RawClient, request_id: str, prompt: str, **fields: Any) -> None:
+    payload = json.dumps({"prompt": prompt, **fields}) if fields else prompt
+    client.publish(f"llm/request/{request_id}", payload, 1)
+
+
+async def test_one_node_of_two_answers(server: NatsServer, client: RawClient) -> None:
+    async with joined(server, "a") as a, joined(server, "b") as b:
+        for number in range(10):
+            ask(client, f"esp1/{number}", f"say {number}")
+        for number in range(10):
+            assert await answer(client, f"esp1/{number}") == str(number)
+        assert sorted(a.asked + b.asked) == sorted(f"say {number}" for number in range(10))
+        assert a.asked
+        assert b.asked
+        assert len(client.messages) == 10
+
+
+async def test_a_request_waits_for_a_node_with_room(server: NatsServer, client: RawClient) -> None:
+    async with joined(server, "a") as a:
+        ask(client, "first", "hold on")
+        await eventually(lambda: a.asked == ["hold on"])
+        ask(client, "second", "say later")
+        await asyncio.sleep(0.3)
+        assert a.asked == ["hold on"]
+        async with joined(server, "b") as b:
+            assert await answer(client, "second") == "later"
+            assert b.asked == ["say later"]
+        a.release.set()
+        assert await answer(client, "first") == "hold on"
+
+
+async def test_what_a_node_that_stops_has_not_said_another_says(
+    server: NatsServer, client: RawClient
+) -> None:
+    async with AsyncExitStack() as first:
+        a = await first.enter_async_context(joined(server, "a"))
+        ask(client, "q", "hold on", stream="token", events=True)
+        await eventually(lambda: bool(said(client, "q/delta")))
+        async with joined(server, "b") as b:
+            b.release.set()
+            began = time.monotonic()
+            await first.aclose()
+            body = json.loads(await answer(client, "q"))
+            assert body["text"] == "hold on"
+            assert body["node"] == "b"
+            assert time.monotonic() - began < LEASE_S + 1.0
+    assert a.asked == b.asked == ["hold on"]
+    events = [json.loads(event)["event"] for event in said(client, "q/event")]
+    assert events == ["started", "first_token", "restarted", "started", "first_token", "done"]
+    assert [json.loads(delta)["seq"] for delta in said(client, "q/delta")] == [0, 0, 1]
+
+
+async def test_the_urgent_goes_first(server: NatsServer, client: RawClient) -> None:
+    async with joined(server, "a") as a:
+        ask(client, "first", "hold on")
+        await eventually(lambda: bool(a.asked))
+        ask(client, "low", "say low", priority=1)
+        ask(client, "plain", "say plain")
+        ask(client, "oracle", "say oracle", preset="oracle")
+        ask(client, "high", "say high", priority=9)
+        await asyncio.sleep(0.3)  # all are sorted
+        a.release.set()
+        for name in ("low", "plain", "oracle", "high"):
+            await answer(client, name)
+        assert a.asked == ["hold on", "say high", "say oracle", "say plain", "say low"]
+
+
+async def test_what_is_wrong_is_refused_at_once_also_by_a_busy_node(
+    server: NatsServer, client: RawClient
+) -> None:
+    async with joined(server, "a") as a:
+        ask(client, "first", "hold on")
+        await eventually(lambda: bool(a.asked))
+        ask(client, "bad", "x", temprature=1)
+        assert json.loads(await answer(client, "bad"))["error"]["code"] == "unknown_field"
+        ask(client, "nobody", "x", preset="nobody")
+        assert json.loads(await answer(client, "nobody"))["error"]["code"] == "preset_not_found"
+        a.release.set()
+        await answer(client, "first")
+
+
+async def test_a_queue_that_is_full_is_said(server: NatsServer, client: RawClient) -> None:
+    async with joined(server, "a", max_waiting=2) as a:
+        ask(client, "first", "hold on")
+        await eventually(lambda: bool(a.asked))
+        for number in range(2):
+            ask(client, f"w{number}", f"say {number}")
+        await asyncio.sleep(1.3)  # it is known now how many wait
+        ask(client, "more", "say more", ttl_s=30)
+        assert json.loads(await answer(client, "more"))["error"]["code"] == "queue_full"
+        a.release.set()
+        for number in range(2):
+            assert await answer(client, f"w{number}") == str(number)
+
+
+async def test_a_cancel_reaches_whoever_has_it_and_what_waits(
+    server: NatsServer, client: RawClient
+) -> None:
+    async with joined(server, "a") as a:
+        ask(client, "first", "hold on", events=False, stream="token")
+        await eventually(lambda: bool(said(client, "first/delta")))
+        ask(client, "second", "say never", priority=5)
+        await asyncio.sleep(0.3)
+        client.publish("llm/cancel/second", "", 0)
+        assert json.loads(await answer(client, "second"))["finish_reason"] == "cancelled"
+        client.publish("llm/cancel/first", "", 0)
+        body = json.loads(await answer(client, "first"))
+        assert (body["finish_reason"], body["text"]) == ("cancelled", "hold")
+        assert a.asked == ["hold on"]
+        ask(client, "second", "say anew")  # the same id is no longer cancelled
+        assert await answer(client, "second", 2) == "anew"
+
+
+async def test_a_model_is_asked_where_it_is_and_refused_where_nobody_has_it(
+    server: NatsServer, client: RawClient
+) -> None:
+    def engine(model: str) -> PromptedEngine:
+        served = ModelInfo(id=model, context_len=512, vocab_size=1000)
+        return PromptedEngine(models=(served,))
+
+    async with (
+        joined(server, "a", engine("qwen3/4b")) as a,
+        joined(server, "b", engine("qwen2.5-0.5b")) as b,
+    ):
+        await asyncio.sleep(3.6)  # both know of each other
+        for number in range(4):
+            ask(client, f"m{number}", f"say {number}", model="qwen3/4b")
+            await answer(client, f"m{number}")
+        assert (len(a.asked), len(b.asked)) == (4, 0)
+        ask(client, "none", "say nothing", model="llama")
+        assert json.loads(await answer(client, "none"))["error"]["code"] == "model_not_found"
+        ask(client, "node", "say hello", node="b")
+        assert json.loads(await answer(client, "node"))["node"] == "b"
+
+
+async def test_a_conversation_goes_on_where_it_is_and_elsewhere_if_that_node_is_gone(
+    server: NatsServer, client: RawClient
+) -> None:
+    async with AsyncExitStack() as stay, joined(server, "b") as b:
+        a = await stay.enter_async_context(joined(server, "a"))
+        await asyncio.sleep(1.2)
+        nodes = []
+        for number in range(5):
+            ask(client, f"t{number}", f"say turn {number}", session="ada")
+            nodes.append(json.loads(await answer(client, f"t{number}"))["node"])
+        assert len(set(nodes)) == 1  # the one that has the beginning
+        first, other = (a, b) if nodes[0] == "a" else (b, a)
+        assert len(first.asked) == 5
+        assert not other.asked
+        if nodes[0] == "b":
+            return  # it is the one that stays
+        await stay.aclose()
+        ask(client, "t5", "say turn 5", session="ada")
+        assert json.loads(await answer(client, "t5"))["node"] == "b"
+        assert [turn.content for turn in b.conversations[-1]] == [
+            text for number in range(5) for text in (f"say turn {number}", f"turn {number}")
+        ] + ["say turn 5"]
+        client.publish("llm/session/ada/reset", "", 1)
+        await asyncio.sleep(0.3)
+        ask(client, "t6", "say anew", session="ada")
+        await answer(client, "t6")
+        assert [turn.content for turn in b.conversations[-1]] == ["say anew"]
