@@ -15,6 +15,7 @@ from edge_llm.fleet import FleetNames, FleetSource
 from edge_llm.node.desk import NodeDesk
 from edge_llm.preset import Preset, Presets
 from edge_llm.protocol import ModelInfo, NodeInfo
+from edge_llm.route import Route
 from edge_llm.service import Rules, Service
 from edge_llm.settings import (
     FleetSettings,
@@ -29,7 +30,19 @@ from tests.nats import NatsServer, nats_servers
 from tests.prompted_engine import PromptedEngine
 
 LEASE_S = 1.0
-RULES = Rules(Presets({"oracle": Preset(system_prompt="You are the oracle.", priority=8)}))
+RULES = Rules(
+    Presets({"oracle": Preset(system_prompt="You are the oracle.", priority=8)}),
+    routes=tuple(
+        Route(
+            name=name,
+            topic=f"house/+/{name}",
+            prompt="{{ payload }}",
+            respond_to="house/{{ levels[1] }}/speaker",
+            while_busy=name,
+        )
+        for name in ("queue", "drop", "replace")
+    ),
+)
 
 
 @pytest.fixture
@@ -245,3 +258,72 @@ async def test_a_conversation_goes_on_where_it_is_and_elsewhere_if_that_node_is_
         ask(client, "t6", "say anew", session="ada")
         await answer(client, "t6")
         assert [turn.content for turn in b.conversations[-1]] == ["say anew"]
+
+
+def presses_of(client: RawClient) -> list[str]:
+    return [text.decode() for text in client.payloads("house/hall/speaker")]
+
+
+async def test_a_press_is_answered_once_and_one_after_another(
+    server: NatsServer, client: RawClient
+) -> None:
+    await client.subscribe("house/+/speaker")
+    async with joined(server, "a") as a, joined(server, "b") as b:
+        for text in ("hold on", "say two", "say three"):
+            client.publish("house/hall/queue", text, 1)
+            await asyncio.sleep(0.1)
+        await eventually(lambda: len(a.asked + b.asked) == 1)
+        await asyncio.sleep(0.3)
+        assert a.asked + b.asked == ["hold on"]  # though the other node is free
+        a.release.set()
+        b.release.set()
+        await eventually(lambda: len(presses_of(client)) == 3, 10.0)
+        assert presses_of(client) == ["hold on", "two", "three"]
+
+
+async def test_a_press_does_nothing_or_takes_the_place_of_another(
+    server: NatsServer, client: RawClient
+) -> None:
+    await client.subscribe("house/+/speaker")
+    async with joined(server, "a") as a, joined(server, "b") as b:
+        for way in ("drop", "replace"):
+            client.publish(f"house/hall/{way}", "hold on", 1)
+            await eventually(lambda: "hold on" in a.asked + b.asked)
+            await asyncio.sleep(0.2)
+            client.publish(f"house/hall/{way}", "say second", 1)
+            await asyncio.sleep(0.5)
+            a.release.set()
+            b.release.set()
+            await eventually(lambda: bool(presses_of(client)))
+            await asyncio.sleep(0.3)
+            assert presses_of(client) == (["hold on"] if way == "drop" else ["second"])
+            client.messages.clear()
+            for engine in (a, b):
+                engine.asked.clear()
+                engine.release.clear()
+
+
+async def test_what_waits_too_long_is_told_in_time(server: NatsServer, client: RawClient) -> None:
+    async with joined(server, "a") as a:
+        ask(client, "first", "hold on")
+        await eventually(lambda: bool(a.asked))
+        began = time.monotonic()
+        ask(client, "late", "say late", ttl_s=0.5)
+        assert json.loads(await answer(client, "late"))["error"]["code"] == "expired"
+        assert 0.5 <= time.monotonic() - began < 1.5
+        a.release.set()
+        await answer(client, "first")
+        assert a.asked == ["hold on"]
+
+
+async def test_what_a_hurt_node_holds_goes_to_another(
+    server: NatsServer, client: RawClient
+) -> None:
+    async with joined(server, "a") as a:
+        ask(client, "q", "hold on", stream="token")
+        await eventually(lambda: bool(said(client, "q/delta")))
+        a.state = "recovering"
+        async with joined(server, "b") as b:
+            b.release.set()
+            assert json.loads(await answer(client, "q"))["node"] == "b"
+            assert a.num_running == 0

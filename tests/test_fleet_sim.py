@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from edge_llm.catalog import find_model
-from tests.bench.fleet_sim import Card, Crowd, Wanted, find_card, outcomes, simulate, size
+from tests.bench.crowd import Card, Crowd, find_card, simulate
+from tests.bench.fleet_sim import Wanted, outcomes, size
 
 COUNT = 200_000
 

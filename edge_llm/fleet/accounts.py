@@ -23,6 +23,11 @@ HEAD = """\
 # edge-llm nats-user writes them, one line for each.
 include edge-llm-rights.conf
 users: [
+  # Nobody, as the passwords are no hashes of anything: nats-server refuses a file with rights that
+  # no account has, and one without accounts lets in everybody.
+  { user: nobody1, password: "$2b$10$nobody", permissions: $NODE }
+  { user: nobody2, password: "$2b$10$nobody", permissions: $HOME_ASSISTANT }
+  { user: nobody3, password: "$2b$10$nobody", permissions: $ADMIN }
 """
 TAIL = "]\n"
 

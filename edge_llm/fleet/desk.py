@@ -20,6 +20,8 @@ class Sorted(NamedTuple):
     """The only one that may answer."""
     model: str | None = None
     session: str | None = None
+    ttl_s: float | None = None
+    """How long it may wait, from when it came in."""
 
 
 class Desk(Protocol):
@@ -27,6 +29,14 @@ class Desk(Protocol):
 
     def has_room(self) -> bool:
         """Tell whether it would begin with one at once."""
+        ...
+
+    def is_able(self) -> bool:
+        """Tell whether it goes on with what it has in hand: is neither hot, nor held, nor hurt."""
+        ...
+
+    def hand_back(self) -> None:
+        """Give back what it has in hand of the fleet's, unanswered."""
         ...
 
     def models(self) -> Collection[str]:
@@ -47,6 +57,10 @@ class Desk(Protocol):
 
     def cancel(self, request_id: str) -> None:
         """End a request that it has in hand."""
+        ...
+
+    def replace(self, route: str) -> None:
+        """End what it has in hand of a route, as a newer press took its place."""
         ...
 
     def turns(self, session: str) -> tuple[Message, ...]:

@@ -11,8 +11,8 @@ __all__ = ["Item", "make_item"]
 SESSION_OF_REQUESTS, SESSION_OF_WORK, SESSION_OF_CANCELLED = -1, -2, -3
 """In the place of the count of a broker's sessions, which is never below zero."""
 
-TOPIC, QOS, ARRIVED, SESSION, ID = (
-    f"Edge-Llm-{name}" for name in ("Topic", "Qos", "Arrived", "Session", "Id")
+TOPIC, QOS, ARRIVED, SESSION, ID, ROUTE = (
+    f"Edge-Llm-{name}" for name in ("Topic", "Qos", "Arrived", "Session", "Id", "Route")
 )
 """Headers of requests that wait."""
 MQTT_QOS = "Nmqtt-Pub"
@@ -38,12 +38,14 @@ def make_item(
     *,
     origin: int,
     qos: int,
-    arrived_at: float,
+    arrived_at: float | None,
     num_delivered: int = 1,
     seq: int,
+    route: str | None = None,
 ) -> Item:
-    """Return a message of a stream as the MQTT message that it was."""
-    headers = message.headers or {}
+    """Return a message of NATS as the MQTT message that it was; it came now if no time is given."""
+    headers, now = message.headers or {}, time.time()
+    arrived_at = now if arrived_at is None else arrived_at
     publication = Publication(
         topic=topic,
         payload=bytes(message.data or b""),
@@ -52,6 +54,7 @@ def make_item(
         dup=num_delivered > 1,
         packet_id=seq,
         session=origin,
-        age_s=max(time.time() - arrived_at, 0.0),
+        age_s=max(now - arrived_at, 0.0),
+        route=route or headers.get(ROUTE),
     )
     return Item(message, publication, arrived_at, headers.get(ID, ""), headers.get(SESSION))

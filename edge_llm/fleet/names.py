@@ -8,12 +8,13 @@ import hashlib
 from dataclasses import dataclass
 from typing import NamedTuple
 
-__all__ = ["ANY", "Class", "FleetNames", "Ticket"]
+__all__ = ["ANY", "ROUTE", "Class", "FleetNames", "Ticket"]
 
 Class = str
 """Who may serve a request: any node, those with a model, or first of all one node."""
 ANY: Class = "any"
-PRIORITIES = range(10)
+ROUTE = "route-"
+"""Begins the classes of presses, which are answered one after another."""
 
 
 class Ticket(NamedTuple):
@@ -68,6 +69,16 @@ class FleetNames:
         return self._subject("fleet/peers")
 
     @property
+    def presses(self) -> str:
+        """The group of those who listen to buttons."""
+        return f"{self._name}_PRESSES"
+
+    @property
+    def replaced(self) -> str:
+        """Where nodes say that a newer press took the place of another."""
+        return self._subject("fleet/replaced")
+
+    @property
     def request_subjects(self) -> str:
         """All subjects of the first stream."""
         return f"{self._subject('request')}.>"
@@ -105,6 +116,11 @@ class FleetNames:
     def only_node(node: str) -> Class:
         """Return the class of requests that one node alone may answer."""
         return f"only-{_token(node)}"
+
+    @staticmethod
+    def of_route(route: str) -> Class:
+        """Return the class of the presses of one route, which any node may answer."""
+        return f"{ROUTE}{_token(route)}"
 
     @staticmethod
     def consumer(ticket: Ticket) -> str:

@@ -27,7 +27,8 @@ from edge_llm.fleet.item import (
     Item,
     make_item,
 )
-from edge_llm.fleet.names import ANY, FleetNames, Ticket
+from edge_llm.fleet.item import ROUTE as ROUTE_HEADER
+from edge_llm.fleet.names import ANY, ROUTE, FleetNames, Ticket
 from edge_llm.settings import FleetSettings
 
 __all__ = ["WorkQueue"]
@@ -99,6 +100,8 @@ class WorkQueue:
         }
         if request.session is not None:
             headers[SESSION] = request.session
+        if item.publication.route is not None:
+            headers[ROUTE_HEADER] = item.publication.route
         payload, subject = item.publication.payload, self._names.subject(ticket)
         taken = await self._js.publish(subject, payload, headers=headers)
         return int(taken.seq)
@@ -122,6 +125,25 @@ class WorkQueue:
         except APIError:  # it has gone
             return None
         return self._item(message, SESSION_OF_CANCELLED, seq, 1)
+
+    async def count(self, ticket: Ticket) -> int:
+        """Return how many requests of a kind wait or are being answered.
+
+        Raises:
+            nats.errors.Error: nobody could say.
+        """
+        who = self._names.subject(ticket).rpartition(".")[0]
+        info = await self._js.stream_info(self._names.work, subjects_filter=f"{who}.*")
+        return sum((info.state.subjects or {}).values())
+
+    async def purge(self, ticket: Ticket) -> None:
+        """Take out all requests of a kind, also those that are being answered.
+
+        Raises:
+            nats.errors.Error: it could not be done.
+        """
+        who = self._names.subject(ticket).rpartition(".")[0]
+        await self._js.purge_stream(self._names.work, subject=f"{who}.*")
 
     async def take(self) -> Item | None:
         """Return the most urgent request that this node may serve now, if there is one."""
@@ -159,6 +181,7 @@ class WorkQueue:
             ticket
             for ticket, since in self._waiting.items()
             if ticket.who in serving
+            or ticket.who.startswith(ROUTE)
             # What was to go to another node first, and was not taken there.
             or (ticket.who.startswith("node-") and now - since > self._settings.session_wait_s)
         ]
@@ -187,6 +210,8 @@ class WorkQueue:
                 filter_subject=self._names.subject(ticket),
                 ack_policy=AckPolicy.EXPLICIT,
                 ack_wait=self._settings.lease_s,
+                # A speaker says one thing at a time.
+                max_ack_pending=1 if ticket.who.startswith(ROUTE) else None,
             ),
         )
         self._consumers.add(ticket)

@@ -29,6 +29,8 @@ RETRY_S = 0.2
 RETRY_AFTER_S = 5.0
 ASK_TIMEOUT_S = 2.0
 MAX_REMEMBERED = 4096
+LATE_S = 0.05
+"""After the end of its time, so that it is over by any clock."""
 NO_WAIT = json.dumps({"batch": 1, "no_wait": True}).encode()
 
 Take = Callable[[Publication], None]
@@ -65,6 +67,7 @@ class Sorter:
         self._sessions, self._peers, self._max_waiting = sessions, peers, max_waiting
         self._news = asyncio.Event()
         self._is_stopped = False
+        self._timers: dict[int, asyncio.TimerHandle] = {}
         self._put: OrderedDict[str, tuple[Ticket, int]] = OrderedDict()  # by id, the latest
 
     async def run(self, take: Take) -> None:
@@ -98,6 +101,9 @@ class Sorter:
         """Sort no more."""
         self._is_stopped = True
         self._news.set()
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
 
     async def withdraw(self, request_id: str, take: Take) -> None:
         """Take a request out of the queue that we have put there, and end it as cancelled.
@@ -173,6 +179,7 @@ class Sorter:
             ticket = await self._ticket(request)
             seq = await self._queue.put(ticket, item, request, key=key)
             self._remember(request.request_id, ticket, seq)
+            self._expire_in(request.ttl_s, item, ticket, seq, take)
             self._leases.end(publication)
 
     async def _ticket(self, request: Sorted) -> Ticket:
@@ -192,6 +199,25 @@ class Sorter:
         self._put.move_to_end(request_id)
         if len(self._put) > MAX_REMEMBERED:
             self._put.popitem(last=False)
+
+    def _expire_in(
+        self, ttl_s: float | None, item: Item, ticket: Ticket, seq: int, take: Take
+    ) -> None:
+        """Say that a request is too old when it is, and not when a node gets round to it."""
+        if ttl_s is None or len(self._timers) >= MAX_REMEMBERED:
+            return
+        left_s = max(ttl_s - item.publication.age_s, 0.0) + LATE_S
+
+        def end() -> None:
+            del self._timers[seq]
+            self._leases.start(self._take_out(ticket, seq, take))
+
+        self._timers[seq] = asyncio.get_running_loop().call_later(left_s, end)
+
+    async def _take_out(self, ticket: Ticket, seq: int, take: Take) -> None:
+        """Deal with a request that still waits: it is refused, as its time is over."""
+        if (item := await self._queue.remove(ticket, seq)) is not None:
+            take(item.publication)
 
     async def _hear(self, _message: Any) -> None:
         self._news.set()

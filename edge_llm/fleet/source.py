@@ -22,6 +22,7 @@ from edge_llm.fleet.item import SESSION_OF_CANCELLED, SESSION_OF_REQUESTS, SESSI
 from edge_llm.fleet.leases import Leases
 from edge_llm.fleet.names import FleetNames
 from edge_llm.fleet.peers import Peers
+from edge_llm.fleet.presses import Presses
 from edge_llm.fleet.queue import WorkQueue
 from edge_llm.fleet.report import FleetReport
 from edge_llm.fleet.sessions import FleetSessions
@@ -30,6 +31,7 @@ from edge_llm.fleet.sorter import Sorter
 from edge_llm.mqtt import Publication
 from edge_llm.outgoing import Outgoing
 from edge_llm.protocol import FleetHealth
+from edge_llm.route import Route
 from edge_llm.settings import FleetSettings
 from edge_llm.store import make_key
 
@@ -45,6 +47,8 @@ SETTLE_S = 2.0
 """For the last answers to be kept, said and acknowledged, when a node ends."""
 SESSION_BUSY_S = 0.3
 """Before a turn of a conversation is tried again that another node is in the midst of."""
+UNABLE_S = 1.0
+"""Until what a node holds and can't go on with goes to another: shorter pauses are not worth it."""
 MAX_CANCELS = 1024
 
 Take = Callable[[Publication], None]
@@ -59,6 +63,7 @@ class _Joined:
     sessions: FleetSessions
     leases: Leases
     sorter: Sorter
+    presses: Presses
     peers: Peers
     report: FleetReport
 
@@ -77,6 +82,7 @@ class FleetSource:
         self._desk: Desk
         self._take: Take
         self._joined: _Joined | None = None
+        self._routes: Sequence[Route] = ()
         self._is_leaving = False
         self._cancels: OrderedDict[str, float] = OrderedDict()  # and when, in Unix seconds
         self.on_change: list[Callable[[], None]] = []
@@ -103,6 +109,8 @@ class FleetSource:
         async with connect_fleet(self._settings, f"edge-llm-{self._node}") as client:
             await self._set_up(client)
             self._joined = joined = self._join(client)
+            await joined.presses.follow(self._routes, take)
+            await client.subscribe(self._names.replaced, cb=self._hear_replaced)
             log.info("fleet.joined", stream=self._names.work)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(joined.peers.run(), name="fleet.peers")
@@ -155,6 +163,12 @@ class FleetSource:
         if joined := self._joined:
             joined.leases.start(joined.sorter.withdraw(request_id, self._take))
 
+    def follow(self, routes: Sequence[Route]) -> None:
+        """Bring the presses of these routes from now on, and of no others."""
+        self._routes = routes
+        if joined := self._joined:
+            joined.leases.start(joined.presses.follow(routes, self._take))
+
     def forget(self, session: str) -> None:
         """Hear that a conversation is to be forgotten."""
         if joined := self._joined:
@@ -185,12 +199,15 @@ class FleetSource:
             client, names, lambda: queue.num_waiting, lambda: leases.num_work, self._tell
         )
         answers = FleetAnswers(client, names)
-        return _Joined(queue, answers, sessions, leases, sorter, peers, report)
+        presses = Presses(client, names, queue, desk)
+        return _Joined(queue, answers, sessions, leases, sorter, presses, peers, report)
 
     async def _work(self, joined: _Joined) -> None:
         from nats.errors import Error
 
+        unable_since: float | None = None
         while not self._is_leaving:
+            unable_since = self._hand_back_if_unable(joined, unable_since)
             item = await joined.queue.take() if self._desk.has_room() else None
             if item is None:
                 await joined.queue.news(TICK_S)
@@ -200,6 +217,19 @@ class FleetSource:
             except (Error, TimeoutError) as exc:
                 log.warning("fleet.not_begun", reason=str(exc) or type(exc).__name__)
                 self.give_back(item.publication)  # else its lease would be extended for ever
+
+    def _hand_back_if_unable(self, joined: _Joined, since: float | None) -> float | None:
+        """Let others have what this node can't go on with; return since when it can't."""
+        if self._desk.is_able() or not joined.leases.num_work:
+            return None
+        now = time.monotonic()
+        if since is None:
+            return now
+        if now - since >= UNABLE_S:
+            log.info("fleet.handing_back", num_requests=joined.leases.num_work)
+            self._desk.hand_back()
+            return None
+        return since
 
     async def _begin(self, joined: _Joined, item: Item) -> None:
         publication = item.publication
@@ -263,6 +293,9 @@ class FleetSource:
                 await asyncio.sleep(RETRY_S)
             else:
                 return
+
+    async def _hear_replaced(self, message: Any) -> None:
+        self._desk.replace(message.data.decode(errors="replace"))
 
     def _tell(self) -> None:
         for watcher in tuple(self.on_change):

@@ -33,6 +33,7 @@ class Publication:
         correlation: what its MQTT 5 sender wants back with the reply, byte for byte.
         content_type: what its MQTT 5 sender says that the payload is.
         age_s: how long it was on its way before it came to us, where that is known.
+        route: whose press it is, where that was found out before.
         subscriptions: identifiers of the subscriptions that this copy is for, where the broker
             speaks MQTT 5 and they have some.
     """
@@ -51,6 +52,7 @@ class Publication:
     content_type: str | None = None
     subscriptions: tuple[int, ...] = ()
     age_s: float = 0.0
+    route: str | None = None
 
     @classmethod
     def from_paho(cls, message: paho.MQTTMessage, session: int, connection: int) -> Self:

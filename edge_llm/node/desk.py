@@ -13,6 +13,7 @@ from edge_llm.store import Sessions
 
 __all__ = ["NodeDesk"]
 
+ABLE = ("generating", "idle")
 PRIORITY = 5
 """Of requests that do not say."""
 
@@ -36,6 +37,16 @@ class NodeDesk:
         can_say = self._service.is_connected and self._service.num_running == 0
         return is_free and self._engine.state == "ready" and can_say
 
+    def is_able(self) -> bool:
+        """Tell whether the engine goes on with what this node has in hand."""
+        return self._engine.state == "ready" and (
+            self._engine.activity in ABLE or not self._engine.health().holds
+        )
+
+    def hand_back(self) -> None:
+        """Give back what this node has in hand of the fleet's, unanswered."""
+        self._service.hand_back()
+
     def models(self) -> Collection[str]:
         """Return what the engine serves."""
         return [model.id for model in self._engine.models]
@@ -52,6 +63,7 @@ class NodeDesk:
             node=request.node,
             model=request.model,
             session=request.session,
+            ttl_s=min((s for s in (request.ttl_s, request.time_budget_s) if s), default=None),
         )
 
     def refuse(self, error: EdgeLLMError, publication: Publication) -> None:
@@ -65,6 +77,10 @@ class NodeDesk:
     def cancel(self, request_id: str) -> None:
         """End a request that this node has in hand."""
         self._service.cancel(request_id)
+
+    def replace(self, route: str) -> None:
+        """End what this node has in hand of a route, as a newer press took its place."""
+        self._service.replace(route)
 
     def turns(self, session: str) -> tuple[Message, ...]:
         """Return what was said in a conversation, as this node has it."""

@@ -190,6 +190,16 @@ class Requests:
             entry.end = ReplacedError("a newer press took its place")
             entry.task.cancel()
 
+    def hand_back(self, is_meant: Callable[[Publication], bool]) -> None:
+        """Give requests back to whoever brought them, unanswered, as it goes on elsewhere.
+
+        Args:
+            is_meant: tells of a message whether its request is.
+        """
+        for entry in self._all_running():
+            if all(map(is_meant, entry.copies)):
+                self._stop(entry)
+
     async def drain(self, timeout_s: float) -> None:
         """Let what has begun end, within a limit; give the rest back to the broker, or end it."""
         begun = []

@@ -46,6 +46,8 @@ class Router:
         Where filters overlap, MQTT 5 brokers deliver one copy for each subscription and say
         which; brokers of 3.1.1 deliver one copy for all.
         """
+        if publication.route is not None:
+            return [route for route in self.routes if route.id == publication.route]
         ids = publication.subscriptions
         return [
             route

@@ -117,7 +117,11 @@ class Service:
         """Take other presets, routes and limits; what is in hand ends by the old ones."""
         self._intake = Intake(self._topics, self._settings, rules)
         self._router = Router(rules.routes, self._requests.is_in_hand)
-        self._mqtt.resubscribe([*self._own_subscriptions(), *self._router.subscriptions])
+        presses = self._router.subscriptions
+        if self._source:
+            self._source.follow(rules.routes)
+            presses = []
+        self._mqtt.resubscribe([*self._own_subscriptions(), *presses])
         # And with the engine's own system prompt, for requests without a persona.
         self._engine.prepare([*rules.presets.openings, ()])
         presets = tuple(rules.presets.by_name)
@@ -143,7 +147,9 @@ class Service:
         return self._requests.num_running
 
     def read(self, publication: Publication) -> tuple[str, MqttRequest] | None:
-        """Return the id and what a message on a request topic asks; None if it is wrong."""
+        """Return the id of a request and what it asks; None if something is wrong with it."""
+        if publication.route is not None:
+            return self._read_press(publication)
         try:
             request_id = self._topics.request_id(publication.topic)
         except InvalidIdError:
@@ -155,8 +161,20 @@ class Service:
         request = asked.request if asked else parse_mqtt_request(publication.payload)
         return request_id, request
 
+    def _read_press(self, publication: Publication) -> tuple[str, MqttRequest] | None:
+        for route in self._router.find(publication):
+            asked = self._intake.read_press(publication, route)
+            if isinstance(asked, Refused):
+                return None
+            return route.id, asked.request
+        return None
+
     def refuse(self, error: EdgeLLMError, publication: Publication) -> None:
-        """Refuse a message on a request topic that nothing else is wrong with."""
+        """Refuse a request that nothing else is wrong with."""
+        for route in self._router.find(publication) if publication.route is not None else ():
+            pressed = self._intake.read_press(publication, route)
+            self._refuse(error, pressed.reply, publication)
+            return
         request_id = self._topics.request_id(publication.topic)
         asked = self._intake.read_request(publication, request_id, may_be_old=False)
         reply = asked.reply if asked else self._bare_reply(publication, request_id)
@@ -165,6 +183,15 @@ class Service:
     def cancel(self, request_id: str) -> None:
         """End the requests of an id that are in hand."""
         self._requests.cancel(request_id)
+
+    def replace(self, request_id: str) -> None:
+        """End the requests of an id without an answer, as another took their place elsewhere."""
+        self._requests.replace(request_id)
+
+    def hand_back(self) -> None:
+        """Give the source back what is in hand of it, for another node to answer."""
+        if self._source:
+            self._requests.hand_back(self._source.owns)
 
     def repeat(self, finals: Sequence[Outgoing], publication: Publication) -> None:
         """Say an answer again, whoever gave it."""

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from edge_llm.mqtt import Publication
 from edge_llm.outgoing import Outgoing
+from edge_llm.route import Route
 
 __all__ = ["RequestSource"]
 
@@ -49,6 +50,10 @@ class RequestSource(Protocol):
 
     def cancel(self, request_id: str) -> None:
         """Hear that a request is not wanted any more; it may wait where we can't see it."""
+        ...
+
+    def follow(self, routes: Sequence[Route]) -> None:
+        """Bring the presses of these routes from now on, and of no others."""
         ...
 
     def forget(self, session: str) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.bench.fleet_sim import Card, Crowd, Seconds, simulate
+from tests.bench.crowd import Card, Crowd, Seconds, simulate
 from tests.clients import RawClient, eventually
 from tests.nats import NatsServer, nats_servers
 from tests.programs import running

@@ -9,32 +9,29 @@ many cards it takes so that only so many wait longer than wanted. What is assume
 """
 
 import argparse
-import heapq
 import json
-import math
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_llm.catalog.fit import card_speeds
-from edge_llm.catalog.published import find_model
+from edge_llm.catalog.published import MODELS
+from tests.bench.crowd import Card, Crowd, Seconds, find_card, simulate
 
-__all__ = ["Card", "Crowd", "Outcome", "Wanted", "find_card", "outcomes", "simulate", "size"]
-
-Seconds = NDArray[np.float64]
+__all__ = ["Outcome", "Wanted", "outcomes", "size"]
 
 RUNS = 10
 """Independent ones; the least and the most of them say how sure a figure is."""
 WARM_UP = 0.1
 """Share of a run that does not count, as it begins with nobody there."""
-MIN_TOKENS = 1
 MOST_CARDS = 64
-UNKNOWN_TTFT_S = 0.5
-"""Where nobody has published one."""
+RATES = (5, 10, 20, 40)
+BURST, BURST_OVER_S = 60, 60.0
+"""What the table of sizes is for: requests per minute, and an audience that comes out."""
 ASSUMED = (
     "this is a simulation, not a measurement",
     "people press independently of each other, and nobody gives up or presses again",
@@ -42,57 +39,6 @@ ASSUMED = (
     "no card is hot, paused, loading or broken; nothing is cancelled, refused or expires",
     "every card has the model that is asked for, and handing a request over takes no time",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Card:
-    """How fast one card answers."""
-
-    name: str
-    tokens_per_s: float
-    ttft_s: float
-    source: str = "given"
-
-    def service_s(self, tokens: NDArray[np.int64]) -> Seconds:
-        """Return how long answers take, in seconds, of so many tokens each."""
-        return self.ttft_s + (tokens - 1) / self.tokens_per_s
-
-
-@dataclass(frozen=True, slots=True)
-class Crowd:
-    """What is asked, and when."""
-
-    per_minute: float = 10.0
-    """Requests at random moments."""
-    burst: int = 0
-    """Requests more in each burst."""
-    burst_over_s: float = 30.0
-    """How long a burst takes, in seconds; its requests are spread evenly at random."""
-    burst_every_s: float = 1800.0
-    """From the beginning of a burst to that of the next, in seconds."""
-    tokens: float = 60.0
-    """Of an answer, on average; log-normal."""
-    spread: float = 0.5
-    """Standard deviation of the tokens by their mean; 0: all answers are as long."""
-    max_tokens: int = 256
-    """Longer answers end there."""
-    urgent: float = 0.0
-    """Share of requests that go before all others."""
-
-    def arrivals(self, duration_s: float, dice: np.random.Generator) -> Seconds:
-        """Draw the moments of all requests, in order, in seconds from the beginning."""
-        count = dice.poisson(self.per_minute / 60 * duration_s)
-        moments = [dice.uniform(0, duration_s, count)]
-        if self.burst:
-            begins = np.arange(self.burst_every_s / 2, duration_s, self.burst_every_s)
-            moments += [begin + dice.uniform(0, self.burst_over_s, self.burst) for begin in begins]
-        return np.sort(np.concatenate(moments))
-
-    def lengths(self, count: int, dice: np.random.Generator) -> NDArray[np.int64]:
-        """Draw the tokens of so many answers."""
-        variance = math.log1p(self.spread**2)
-        drawn = dice.lognormal(math.log(self.tokens) - variance / 2, math.sqrt(variance), count)
-        return np.clip(np.rint(drawn), MIN_TOKENS, self.max_tokens).astype(np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,38 +73,6 @@ class Wanted:
     def is_met(self, outcome: Outcome) -> bool:
         """Tell whether so many did not wait longer."""
         return outcome.too_late is not None and outcome.too_late <= 1 - self.share
-
-
-def simulate(
-    arrivals: Seconds, services: Seconds, first: NDArray[np.bool_] | None = None
-) -> tuple[Seconds, NDArray[np.int64]]:
-    """Return when each request begins, and on which card.
-
-    Args:
-        arrivals: moments, in order, (requests,).
-        services: how long each takes on each card, (cards, requests).
-        first: which go before all others that wait, (requests,); none if not given.
-    """
-    begins, used = np.empty_like(arrivals), np.zeros(len(arrivals), np.int64)
-    busy: list[tuple[float, int]] = []  # until when, and which card
-    free = list(range(len(services)))
-    waiting: list[tuple[bool, int]] = []
-    is_patient = [True] * len(arrivals) if first is None else (~first).tolist()
-    moments = arrivals.tolist()
-    coming = 0
-    while coming < len(moments) or waiting:
-        if busy and (coming == len(moments) or busy[0][0] <= moments[coming]):
-            now, card = heapq.heappop(busy)
-            free.append(card)
-        else:
-            now = moments[coming]
-            heapq.heappush(waiting, (is_patient[coming], coming))
-            coming += 1
-        while free and waiting:
-            card, (_, number) = free.pop(0), heapq.heappop(waiting)  # who is free longest
-            begins[number], used[number] = now, card
-            heapq.heappush(busy, (now + float(services[card, number]), card))
-    return begins, used
 
 
 def size(crowd: Crowd, cards: Sequence[Card], hours: float, wanted_s: float, seed: int) -> Outcome:
@@ -229,36 +143,6 @@ def _quantile(values: Seconds, share: float) -> float:
     return round(float(np.quantile(values, share)), 3)
 
 
-def find_card(text: str) -> Card:
-    """Read ``qwen3-0.6b``, a published model, or ``15`` or ``15/0.4``: tokens/s and s to the first.
-
-    Of a published model the first figure on a card counts; where its source has no time to the
-    first token, the longest that was published for that model on a card, or else 0.5 s.
-
-    Raises:
-        argparse.ArgumentTypeError: it is neither, or nobody has published its speed.
-    """
-    if model := find_model(text):
-        speeds = card_speeds(model)
-        if not speeds:
-            raise argparse.ArgumentTypeError(f"nobody has published the speed of {model.name}")
-        known = [speed.ttft_s for speed in speeds if speed.ttft_s is not None]
-        ttft_s = speeds[0].ttft_s
-        if ttft_s is None:
-            ttft_s = max(known, default=UNKNOWN_TTFT_S)
-        return Card(model.name, speeds[0].tokens_per_s, ttft_s, f"{speeds[0].source}, published")
-    try:
-        speed, _, ttft = text.partition("/")
-        card = Card(text, float(speed), float(ttft or UNKNOWN_TTFT_S))
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no published model (edge-llm model list), and no speed such as 15/0.4"
-        ) from None
-    if not (0 < card.tokens_per_s < math.inf and 0 <= card.ttft_s < math.inf):
-        raise argparse.ArgumentTypeError(f"{text!r}: a speed is above 0, and a time not below")
-    return card
-
-
 def outcomes(
     crowd: Crowd, cards: Sequence[Card], wanted: Wanted, hours: float, seed: int
 ) -> Iterator[Outcome]:
@@ -291,6 +175,28 @@ def table(found: Sequence[Outcome], wanted_s: float) -> Iterator[str]:
         )
 
 
+def sizes(args: argparse.Namespace, crowd: Crowd) -> Iterator[str]:
+    """Yield a table in Markdown: how many cards of each published model are needed."""
+    crowds = {
+        **{f"{rate}/min": replace(crowd, per_minute=rate, burst=0) for rate in RATES},
+        f"{BURST} in {BURST_OVER_S:g} s": replace(
+            crowd, per_minute=0.0, burst=BURST, burst_over_s=BURST_OVER_S
+        ),
+    }
+    yield f"| model | one answer, s | {' | '.join(crowds)} |"
+    yield f"|---|---|{'---|' * len(crowds)}"
+    wanted = Wanted(args.wait_s, args.share)
+    for model in MODELS:
+        if not card_speeds(model):
+            continue
+        card = find_card(model.name)
+        cells = [f"{card.service_s(np.array([round(crowd.tokens)]))[0]:.1f}"]
+        for one in crowds.values():
+            *_, last = outcomes(one, [card], wanted, args.hours, args.seed)
+            cells.append(str(last.cards) if wanted.is_met(last) else f"> {MOST_CARDS}")
+        yield f"| `{card.name}` | {' | '.join(cells)} |"
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tests.bench.fleet_sim",
@@ -305,6 +211,9 @@ def _arguments() -> argparse.Namespace:
         metavar="MODEL|SPEED",
         help="a published model (edge-llm model list), or tokens/s and s to the first: 15/0.4; "
         "several times: this very fleet, card by card (default: qwen3-0.6b)",
+    )
+    parser.add_argument(
+        "--sizes", action="store_true", help="print how many cards of each published model it takes"
     )
     for name, kind, default, help_text in (
         ("per-minute", float, crowd.per_minute, "requests at random moments"),
@@ -326,18 +235,22 @@ def _arguments() -> argparse.Namespace:
     args = parser.parse_args()
     if args.per_minute < 0 or args.burst < 0 or args.hours <= 0 or args.burst_every_s <= 0:
         parser.error("there are no fewer requests than none, and no shorter time")
-    if args.tokens < MIN_TOKENS or args.spread < 0 or not 0 < args.share < 1:
+    if args.tokens < 1 or args.spread < 0 or not 0 < args.share < 1:
         parser.error("an answer has a token or more, a spread is not below 0, a share within 0..1")
     return args
 
 
 def main() -> int:
-    """Print the table, then the same as one line of JSON; 1 if no number of cards is enough."""
+    """Print the table, then the same as one line of JSON; return 1 if no number is enough."""
     args = _arguments()
     cards: list[Card] = args.card or [find_card("qwen3-0.6b")]
     names = Crowd.__dataclass_fields__
     crowd = Crowd(**{name: getattr(args, name) for name in names})
     wanted = Wanted(args.wait_s, args.share)
+    if args.sizes:
+        for line in sizes(args, crowd):
+            print(line, flush=True)
+        return 0
     found = list(outcomes(crowd, cards, wanted, args.hours, args.seed))
     for card in dict.fromkeys(cards):
         print(

@@ -40,6 +40,7 @@ OWN_TEST = "own test"
 PLACES = {
     "clone": "in a clone",
     "node": "beside a node and a broker",
+    "fleet": "beside a fleet of two nodes",
     "machine": "on an installed machine",
     "fresh": "in a fresh clone",
     "ci": "are what CI itself runs",

@@ -10,7 +10,7 @@ __all__ = ["COMMANDS", "as_property", "describe", "outcomes"]
 
 COMMANDS = "documentation"
 """Under this name a test records what became of a block."""
-RAN = ("clone", "node", "machine", "fresh", OWN_TEST)
+RAN = ("clone", "node", "fleet", "machine", "fresh", OWN_TEST)
 
 
 def as_property(block: Block, outcome: str) -> tuple[str, str]:

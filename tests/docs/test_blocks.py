@@ -19,6 +19,7 @@ from tests.debian_root import installed_machine
 from tests.docs import summary
 from tests.docs.blocks import CHECKED, OWN_TEST, PROSE, SHELLS, Block, all_blocks, run_in
 from tests.docs.clone import environment_of, make_clone, make_fresh_clone
+from tests.docs.fleet import open_fleet
 from tests.docs.machine import enter_machine
 from tests.docs.network import Network, private_network
 from tests.docs.node import open_node, settings_of
@@ -112,6 +113,26 @@ def test_the_commands_beside_a_node(tmp_path: Path, record_property: Record) -> 
         for number, page in enumerate(pages):
             wrong += attempt_page(page, network, tmp_path / str(number), record_property)
     assert not wrong, "\n\n".join(wrong)
+
+
+def test_the_commands_beside_a_fleet(tmp_path: Path, record_property: Record) -> None:
+    blocks = run_in("fleet")
+    clone = make_clone(tmp_path)
+    variables = environment_of(clone)
+    with counted(blocks, record_property):
+        require_programs(blocks)
+    with (
+        counted(blocks, record_property),
+        private_network() as network,
+        open_fleet(network, clone, variables),
+    ):
+        wrong = attempt(
+            blocks,
+            record_property,
+            lambda block: run_block(block, network.enter, clone, variables),
+        )
+    assert not wrong, "\n\n".join(wrong)
+    assert blocks
 
 
 @pytest.mark.timeout(900)  # whoever comes first installs it, for all tests

@@ -7,7 +7,7 @@ repeat a request of their own accord, so that what the fleet loses is lost.
 import asyncio
 import json
 import os
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -62,19 +62,29 @@ class Crowd:
         """How many wait for their answer."""
         return len(self._waiting)
 
-    async def keep_asking(self, count: int, at_once: int, give_up_s: float) -> None:
+    async def keep_asking(self, count: int, at_once: int, give_up_s: float, **fields: Any) -> None:
         """Ask so many in all, with so many unanswered at a time.
 
         Args:
             count: of requests.
             at_once: askers, each of which waits for its answer before it asks again.
             give_up_s: how long it waits; the answer may still come after that.
+            fields: of the requests.
         """
-        left = iter(range(count))
+        await self._keep_asking(iter(range(count)), at_once, give_up_s, fields)
 
+    async def keep_asking_until(
+        self, is_over: asyncio.Event, at_once: int, give_up_s: float
+    ) -> None:
+        """Ask until it is over; see ``keep_asking``."""
+        await self._keep_asking(iter(is_over.is_set, True), at_once, give_up_s, {})
+
+    async def _keep_asking(
+        self, left: Iterator[Any], at_once: int, give_up_s: float, fields: dict[str, Any]
+    ) -> None:
         async def ask(asker: int) -> None:
             for _ in left:
-                _, done = self.ask(asker)
+                _, done = self.ask(asker, **fields)
                 await asyncio.wait({done}, timeout=give_up_s)
 
         async with asyncio.TaskGroup() as tasks:

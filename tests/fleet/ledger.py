@@ -112,6 +112,10 @@ class Ledger:
         Args:
             blows: when nodes went.
         """
+        return [took_s for _, took_s in self.takeovers_at(blows)]
+
+    def takeovers_at(self, blows: Sequence[float]) -> list[tuple[float, float]]:
+        """Return the same with the time of each blow before it."""
         times = []
         for asked in self.answered:
             if len(asked.started) < 2 or "error" in asked.answer:
@@ -119,7 +123,7 @@ class Ledger:
             first, again = asked.started[0], asked.started[-1]
             before = [at for at in blows if first <= at <= again]
             if before:
-                times.append(again - before[-1])
+                times.append((before[-1], again - before[-1]))
         return times
 
     def summary(self, blows: Sequence[float] = ()) -> dict[str, Any]:

@@ -40,8 +40,7 @@ class Pace:
 
     def lines(self, node: str) -> list[str]:
         """Return the settings; each node says something else, to tell whose answer it is."""
-        words = [f"This is {node} that speaks".split(), ["word"] * (self.num_tokens - 5)]
-        text = " ".join(sum(words, []))
+        text = f"This is {node} that speaks" + " word" * (self.num_tokens - 5)
         return [
             "[engine.paced]",
             f"ttft_s = {self.ttft_s}",

@@ -49,7 +49,7 @@ async def open_world(
     num_servers: int = 1,
     num_clients: int = 4,
     lease_s: float = 2.0,
-    with_lines: bool = False,
+    num_lined: int = 0,
     more: Sequence[str] = (),
 ) -> AsyncGenerator[World]:
     """Start it all, and end it all.
@@ -60,7 +60,7 @@ async def open_world(
         num_servers: of NATS.
         num_clients: that are connected.
         lease_s: of the fleet, in seconds.
-        with_lines: put a proxy before each node, to cut it off.
+        num_lined: how many of the nodes, from the first one on, have proxies before them.
         more: lines at the top of each node's settings.
     """
     async with AsyncExitStack() as stack:
@@ -71,9 +71,9 @@ async def open_world(
             name = f"node{number}"
             server = servers[number % num_servers]
             mqtt_port, ports = server.mqtt_port, [s.port for s in servers]
-            if with_lines:
+            if number < num_lined:
                 proxies = [
-                    await stack.enter_async_context(Proxy(p)) for p in (mqtt_port, *ports)
+                    await stack.enter_async_context(Proxy(port)) for port in (mqtt_port, *ports)
                 ]
                 lines[name] = proxies
                 mqtt_port, *ports = (proxy.port for proxy in proxies)
