@@ -30,7 +30,7 @@ async def set_up(client: Any, names: FleetNames, settings: FleetSettings) -> Non
     from nats.js.errors import BadRequestError, NotFoundError
 
     js = client.jetstream()
-    copies = _copies(client)
+    copies = _copies(client, settings)
     wrong: list[str] = []
     for config in _configs(names, settings, copies):
         try:
@@ -43,6 +43,13 @@ async def set_up(client: Any, names: FleetNames, settings: FleetSettings) -> Non
             except BadRequestError:  # another node was faster
                 found = (await js.stream_info(config.name)).config
         wrong += _differences(config, found)
+        if config.num_replicas > (found.num_replicas or 1):  # made when there was one server
+            log.warning(
+                "fleet.few_copies",
+                stream=config.name,
+                replicas=found.num_replicas,
+                do=f"nats stream edit {config.name} --replicas {config.num_replicas}",
+            )
     if wrong:
         raise ConfigurationError(
             f"the fleet has other settings at its servers: {'; '.join(wrong)}. Set this node as "
@@ -51,9 +58,9 @@ async def set_up(client: Any, names: FleetNames, settings: FleetSettings) -> Non
         )
 
 
-def _copies(client: Any) -> int:
-    """Return how many servers are to keep each message."""
-    return MANY if len(set(client.servers)) >= MANY else 1
+def _copies(client: Any, settings: FleetSettings) -> int:
+    """Return how many servers are to keep each message: those that we are told of count, too."""
+    return MANY if max(len(set(client.servers)), len(settings.servers)) >= MANY else 1
 
 
 def _configs(names: FleetNames, settings: FleetSettings, copies: int) -> Iterator[Any]:
@@ -83,7 +90,7 @@ def _configs(names: FleetNames, settings: FleetSettings, copies: int) -> Iterato
 
 
 def _differences(wanted: Any, found: Any) -> Iterator[str]:
-    for key in ("subjects", "retention", "num_replicas", "max_age"):
+    for key in ("subjects", "retention", "max_age"):
         ours, theirs = getattr(wanted, key), getattr(found, key)
         if (ours or None) != (theirs or None):
             yield f"{wanted.name} has {key} {theirs}, and this node wants {ours}"

@@ -93,6 +93,19 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _fits_its_fleet(self) -> Self:
+        if not self.fleet.servers:
+            return self
+        if not self.mqtt.enabled:
+            raise ValueError("fleet: it needs [mqtt], at the MQTT door of one of its servers")
+        for name, text in (("node", self.node), ("mqtt.prefix", self.mqtt.prefix)):
+            if "." in text:
+                raise ValueError(f"{name}: NATS takes no '.' in a topic: give it another name")
+        if self.mqtt.ack != "response":
+            raise ValueError('fleet: mqtt.ack must be "response", or requests could be lost')
+        return self
+
+    @model_validator(mode="after")
     def _has_a_door(self) -> Self:
         if not (self.mqtt.enabled or self.http.enabled):
             raise ValueError("both mqtt and http are switched off: there is nothing to serve")
