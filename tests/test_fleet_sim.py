@@ -9,9 +9,10 @@ import sys
 import numpy as np
 import pytest
 
-from edge_llm.catalog import find_model
+from edge_llm.catalog import MODELS, find_model
 from tests.bench.crowd import Card, Crowd, find_card, simulate
-from tests.bench.fleet_sim import Wanted, outcomes, size
+from tests.bench.fleet_sim import Wanted, outcomes, size, sizes
+from tests.docs.blocks import ROOT, read_blocks
 
 COUNT = 200_000
 
@@ -127,13 +128,33 @@ def test_a_card_is_a_published_model_or_a_speed() -> None:
             find_card(wrong)
 
 
-def test_the_command_says_that_it_simulates_and_what_it_assumes() -> None:
-    command = [sys.executable, "-m", "tests.bench.fleet_sim", "--hours", "20", "--card", "20"]
-    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
-    *_, table, _, goal, line = said.stdout.splitlines()
+def run(command: str) -> list[str]:
+    words = command.replace("python ", f"{sys.executable} ", 1).split()
+    said = subprocess.run(words, capture_output=True, text=True, check=True, timeout=60)
+    return said.stdout.splitlines()
+
+
+def test_the_command_of_the_page_says_that_it_simulates_and_what_it_assumes() -> None:
+    page = (ROOT / "docs/fleet.md").read_text()
+    first, _ = [block for block in read_blocks("fleet.md", page) if "fleet_sim" in block.code]
+    *begin, table, _, goal, line = run(first.code)
     report = json.loads(line)
-    assert "SIMULATED" in said.stdout
+    assert "SIMULATED" in " ".join(begin)
     assert report["simulated"] is True
     assert report["assumed"]
-    assert goal.endswith(f"with {report['needed']} card{'s' * (report['needed'] > 1)}")
+    assert goal == f"95% wait no longer than 10 s with {report['needed']} cards"
     assert table.split()[0] == str(report["needed"]) == str(len(report["rows"]))
+    shown = page.split("```text\n")[1].split("```")[0].splitlines()
+    assert [row.split()[:2] for row in shown[1:]] == [row.split()[:2] for row in begin[-2:]] + [
+        table.split()[:2]
+    ]
+
+
+def test_the_sizes_of_the_page_are_those_of_the_simulation() -> None:
+    """Of two models: all of them take too long."""
+    page = (ROOT / "docs/fleet.md").read_text()
+    _, block = [block for block in read_blocks("fleet.md", page) if "fleet_sim" in block.code]
+    assert "--sizes --hours 100" in block.code
+    for model in (MODELS[0], MODELS[3]):
+        *_, row = sizes([model], Crowd(), Wanted(10, 0.95), hours=100, seed=1)
+        assert row in page.splitlines()

@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_llm.catalog.fit import card_speeds
-from edge_llm.catalog.published import MODELS
+from edge_llm.catalog.published import MODELS, PublishedModel
 from tests.bench.crowd import Card, Crowd, Seconds, find_card, simulate
 
-__all__ = ["Outcome", "Wanted", "outcomes", "size"]
+__all__ = ["Outcome", "Wanted", "outcomes", "size", "sizes"]
 
 RUNS = 10
 """Independent ones; the least and the most of them say how sure a figure is."""
@@ -175,7 +175,9 @@ def table(found: Sequence[Outcome], wanted_s: float) -> Iterator[str]:
         )
 
 
-def sizes(args: argparse.Namespace, crowd: Crowd) -> Iterator[str]:
+def sizes(
+    models: Sequence[PublishedModel], crowd: Crowd, wanted: Wanted, hours: float, seed: int
+) -> Iterator[str]:
     """Yield a table in Markdown: how many cards of each published model are needed."""
     crowds = {
         **{f"{rate}/min": replace(crowd, per_minute=rate, burst=0) for rate in RATES},
@@ -185,14 +187,13 @@ def sizes(args: argparse.Namespace, crowd: Crowd) -> Iterator[str]:
     }
     yield f"| model | one answer, s | {' | '.join(crowds)} |"
     yield f"|---|---|{'---|' * len(crowds)}"
-    wanted = Wanted(args.wait_s, args.share)
-    for model in MODELS:
+    for model in models:
         if not card_speeds(model):
             continue
         card = find_card(model.name)
         cells = [f"{card.service_s(np.array([round(crowd.tokens)]))[0]:.1f}"]
         for one in crowds.values():
-            *_, last = outcomes(one, [card], wanted, args.hours, args.seed)
+            *_, last = outcomes(one, [card], wanted, hours, seed)
             cells.append(str(last.cards) if wanted.is_met(last) else f"> {MOST_CARDS}")
         yield f"| `{card.name}` | {' | '.join(cells)} |"
 
@@ -248,7 +249,7 @@ def main() -> int:
     crowd = Crowd(**{name: getattr(args, name) for name in names})
     wanted = Wanted(args.wait_s, args.share)
     if args.sizes:
-        for line in sizes(args, crowd):
+        for line in sizes(MODELS, crowd, wanted, args.hours, args.seed):
             print(line, flush=True)
         return 0
     found = list(outcomes(crowd, cards, wanted, args.hours, args.seed))

@@ -1,6 +1,6 @@
 """A small fleet as docs/fleet.md speaks of it: on this machine, at default ports."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -37,24 +37,33 @@ def open_fleet(network: Network, clone: Path, environment: Mapping[str, str]) ->
     folder.mkdir()
     with ExitStack() as opened:
 
-        def start(name: str, command: list[str], ready: str, more: Mapping[str, str]) -> None:
-            log = folder / f"{name}.log"
+        def start(name: str, command: list[str], is_ready: Callable[[], bool], **more: str) -> None:
             variables = {**environment, "XDG_STATE_HOME": str(folder / name), **more}
-            whole = [*network.enter, *command]
-            opened.enter_context(running(whole, log, lambda: ready in log.read_text(), variables))
+            log = folder / f"{name}.log"
+            opened.enter_context(running([*network.enter, *command], log, is_ready, variables))
+
+        def said(what: str, *names: str) -> bool:
+            return all(what in (folder / f"{name}.log").read_text() for name in names)
 
         server = folder / "nats.conf"
         server.write_text(SERVER.replace("FOLDER", str(folder)))
         program = require_program("nats-server", "nats-server")
-        start("server", [program, "-c", str(server)], "Server is ready", {})
-        for node in NODES:
-            variables = {**SETTINGS, "EDGE_LLM_NODE": node}
-            start(node, ["edge-llm", "serve"], "fleet.joined", variables)
+        start("nats", [program, "-c", str(server)], lambda: said("Server is ready", "nats"))
+        for number, node in enumerate(NODES, 1):
+            begun = NODES[:number] if number == len(NODES) else ()  # all of them at a time
+            start(
+                node,
+                ["edge-llm", "serve"],
+                lambda begun=begun: said("fleet.joined", *begun),  # type: ignore[misc]
+                **SETTINGS,
+                EDGE_LLM_NODE=node,
+            )
         bridge = folder / "bridge.conf"
         bridge.write_text(_bridge(folder))
         program = require_program("mosquitto", "mosquitto")
-        # It says nothing of its bridge being up; the nodes' retained states come through it.
-        start("bridge", [program, "-v", "-c", str(bridge)], "llm/node/stage-right/status", {})
+        # It says nothing of its bridge being up; what nodes retain comes through it then.
+        come = "llm/node/stage-right/status"
+        start("bridge", [program, "-v", "-c", str(bridge)], lambda: said(come, "bridge"))
         yield
 
 
