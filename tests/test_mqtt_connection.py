@@ -365,3 +365,31 @@ async def test_the_will_comes_when_the_connection_breaks_and_not_when_it_ends(
             proxy.refuses = True
             proxy.cut()
             assert await client.wait_for("t/status", 2) == [b"marker", b"gone"]
+
+
+@pytest.mark.usefixtures("reconnects_quickly")
+async def test_another_server_of_a_cluster_is_turned_to(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("first", "second")]
+    for folder in folders:
+        folder.mkdir()
+    with Mosquitto(folders[0]) as first, Mosquitto(folders[1]) as second:
+        settings = first.broker().settings()
+        settings = settings.model_copy(update={"more_hosts": (f"{HOST}:{second.port}",)})
+        async with connected(settings, "t/+") as connection:
+            first.stop()
+            waiting = connection.publish("t/1", b"kept", 1)
+            await asyncio.wait_for(waiting, 10)
+            [publication] = await receive(connection)
+            assert publication.payload == b"kept"
+            first.start()
+            second.stop()
+            await asyncio.wait_for(connection.publish("t/1", b"back", 1), 10)
+
+
+def test_hosts_are_names_or_addresses_with_a_port_or_without() -> None:
+    hosts = ("10.0.0.6", "hall.local:1884", "[::1]:1885")
+    settings = MqttSettings(port=1880, more_hosts=hosts)
+    others = (("10.0.0.6", 1880), ("hall.local", 1884), ("::1", 1885))
+    assert settings.servers == (("127.0.0.1", 1880), *others)
+    with pytest.raises(ValueError, match=r"10\.0\.0\.6:1884"):
+        MqttSettings(more_hosts=("mqtt://10.0.0.6",))

@@ -224,8 +224,9 @@ async def test_a_node_answers_a_device_with_the_rights_of_its_account(server: Se
         home.publish("llm/node/n1/command", "pause")
         await eventually(lambda: b"paused" in home.payloads("llm/node/n1/activity"))
         device.publish("llm/request/esp1/5", "Waits")
-        device.publish("llm/cancel/esp1/5", b"", 0)
-        await device.wait_for("llm/response/esp1/5")
+        while not device.payloads("llm/response/esp1/5"):  # it may come before the request
+            device.publish("llm/cancel/esp1/5", b"", 0)
+            await asyncio.sleep(0.05)
         assert not other.messages
     assert "Violation" not in server.nats.log.read_text()[begin:]
 
@@ -291,10 +292,6 @@ async def test_a_device_comes_and_goes_and_nobody_else_notices(
         def reload() -> None:
             server.nats.process.send_signal(signal.SIGHUP)
 
-        async def is_let_in(name: str, password: str, answer: int) -> None:
-            while await answer_to(server.client(name, password)) != answer:
-                await asyncio.sleep(0.05)
-
         file = ("--file", str(server.accounts))
         async with joined(server.settings("n1")), server.client("esp1") as device:
             device.paho.on_disconnect = lambda *_: ends.append("esp1")
@@ -304,8 +301,12 @@ async def test_a_device_comes_and_goes_and_nobody_else_notices(
             assert server.accounts.stat().st_mode & 0o777 == 0o600
             assert password not in server.accounts.read_text()
             reload()
-            await asyncio.wait_for(is_let_in("button7", password, 0), 5)
-            async with server.client("button7", password) as button:
+            button = server.client("button7", password)
+            button.paho.connect_async(HOST, server.nats.mqtt_port)
+            button.paho.loop_start()
+            # Now and then nats-server 2.9 stands still for 4 s when it reads its accounts again.
+            await eventually(button.paho.is_connected, 15)
+            async with button:
                 await button.subscribe("llm/response/button7/#")
                 button.publish("llm/request/button7", "Who is there?")
                 assert await button.wait_for("llm/response/button7") == [b"Here is n1."]

@@ -8,7 +8,7 @@ from edge_llm.mqtt import Publication
 
 __all__ = ["Item", "make_item"]
 
-SESSION_OF_REQUESTS, SESSION_OF_WORK, SESSION_OF_CANCELLED = -1, -2, -3
+SESSION_OF_REQUESTS, SESSION_OF_WORK, SESSION_OF_CANCELLED, SESSION_OF_MQTT = -1, -2, -3, -4
 """In the place of the count of a broker's sessions, which is never below zero."""
 
 TOPIC, QOS, ARRIVED, SESSION, ID, ROUTE = (

@@ -1,7 +1,6 @@
 """What this node holds of its fleet's requests, and goes on holding until it is dealt with."""
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable
 from typing import Any, TypeVar
 
@@ -48,12 +47,10 @@ class Leases:
                 if item.session is not None:
                     self.start(self._sessions.extend(item.session))
 
-    async def settle(self, timeout_s: float) -> None:
-        """Return when nothing is held and all was told to the servers, or after a while."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                while self._held or self._tasks:  # noqa: ASYNC110 - once in a node's life
-                    await asyncio.sleep(SETTLE_POLL_S)
+    async def settle(self) -> None:
+        """Return when nothing is held and all was told to the servers."""
+        while self._held or self._tasks:  # noqa: ASYNC110 - once in a node's life
+            await asyncio.sleep(SETTLE_POLL_S)
 
     def hold(self, item: Item) -> None:
         """Extend one from now on."""

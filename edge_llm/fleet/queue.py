@@ -3,7 +3,7 @@
 There is a consumer for each kind of request: for whom it is, and its priority. A node that is free
 asks those that it may serve, the most urgent first, and holds what it is given by a lease that it
 extends while it works. The servers say nothing of what came in where nobody asked for it, so every
-node listens to what is published, and looks at the whole once a second for what it missed.
+node listens to what is published, and looks at the whole twice a second for what it missed.
 """
 
 import asyncio
@@ -35,9 +35,12 @@ __all__ = ["WorkQueue"]
 
 log = structlog.get_logger()
 
-LOOK_EVERY_S = 1.0
+LOOK_EVERY_S = 0.5
+FRESH_S = 0.3
+"""Since a request was heard of, which may not be in all copies of the stream by then."""
 ASK_TIMEOUT_S = 2.0
 NO_WAIT = json.dumps({"batch": 1, "no_wait": True}).encode()
+SHORT_WAIT = json.dumps({"batch": 1, "expires": 100_000_000}).encode()  # in nanoseconds
 
 
 class WorkQueue:
@@ -63,6 +66,7 @@ class WorkQueue:
         self._settings, self._ours = settings, (names.of_node(node), names.only_node(node))
         self._models = models
         self._waiting: dict[Ticket, float] = {}  # perhaps, and since when we think so
+        self._heard: dict[Ticket, float] = {}  # when we heard of the latest
         self._consumers: set[Ticket] = set()
         self._news = asyncio.Event()
         self.num_waiting = 0
@@ -191,9 +195,9 @@ class WorkQueue:
         await self._ensure(ticket)
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._names.work}.{self._names.consumer(ticket)}"
         # By an inbox of its own: what is delivered keeps its subject, by which others are told.
-        message = await self._client.request(
-            subject, NO_WAIT, timeout=ASK_TIMEOUT_S, old_style=True
-        )
+        is_fresh = time.monotonic() - self._heard.get(ticket, 0.0) < FRESH_S
+        wait = SHORT_WAIT if is_fresh else NO_WAIT
+        message = await self._client.request(subject, wait, timeout=ASK_TIMEOUT_S, old_style=True)
         is_status = message.headers and "Status" in message.headers
         return None if is_status else message
 
@@ -233,7 +237,9 @@ class WorkQueue:
 
     async def _hear(self, message: Any) -> None:
         if ticket := self._names.ticket(message.subject):
-            self._waiting.setdefault(ticket, time.monotonic())
+            now = time.monotonic()
+            self._heard[ticket] = now
+            self._waiting.setdefault(ticket, now)
             self._news.set()
 
     async def _look(self) -> None:

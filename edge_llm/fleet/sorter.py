@@ -1,8 +1,6 @@
 """Sorting: what comes in is read once, by any node, and waits for the right one in its place."""
 
 import asyncio
-import contextlib
-import json
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +9,8 @@ import structlog
 
 from edge_llm.errors import QueueFullError, UnknownModelError
 from edge_llm.fleet.desk import Desk, Sorted
-from edge_llm.fleet.item import MQTT_QOS, SESSION_OF_REQUESTS, Item, make_item
+from edge_llm.fleet.door import Door, open_doors
+from edge_llm.fleet.item import Item
 from edge_llm.fleet.leases import Leases
 from edge_llm.fleet.names import ANY, FleetNames, Ticket
 from edge_llm.fleet.peers import Peers
@@ -23,15 +22,11 @@ __all__ = ["Sorter"]
 
 log = structlog.get_logger()
 
-CONSUMER = "sorter"
-LOOK_EVERY_S = 1.0
 RETRY_S = 0.2
 RETRY_AFTER_S = 5.0
-ASK_TIMEOUT_S = 2.0
 MAX_REMEMBERED = 4096
 LATE_S = 0.05
 """After the end of its time, so that it is over by any clock."""
-NO_WAIT = json.dumps({"batch": 1, "no_wait": True}).encode()
 
 Take = Callable[[Publication], None]
 
@@ -62,11 +57,11 @@ class Sorter:
         peers: Peers,
         max_waiting: int,
     ) -> None:
-        self._client, self._js, self._names = client, client.jetstream(), names
+        self._client, self._names = client, names
         self._queue, self._desk, self._leases = queue, desk, leases
         self._sessions, self._peers, self._max_waiting = sessions, peers, max_waiting
-        self._news = asyncio.Event()
         self._is_stopped = False
+        self._ended = asyncio.Event()
         self._timers: dict[int, asyncio.TimerHandle] = {}
         self._put: OrderedDict[str, tuple[Ticket, int]] = OrderedDict()  # by id, the latest
 
@@ -76,31 +71,21 @@ class Sorter:
         Args:
             take: deals with a request here and now.
         """
-        from nats.errors import Error
-
-        subscription = await self._client.subscribe(self._names.request_subjects, cb=self._hear)
-        has_consumer = False
         try:
-            while not self._is_stopped:
-                self._news.clear()
-                try:
-                    if not has_consumer:
-                        await self._make_consumer()
-                        has_consumer = True
-                    if await self._sort_one(take):
-                        continue
-                except (Error, TimeoutError) as exc:
-                    log.debug("fleet.sort_failed", reason=str(exc) or type(exc).__name__)
-                    await asyncio.sleep(RETRY_S)
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._news.wait(), LOOK_EVERY_S)
+            mqtt, ours = await self._open()
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._sort_all(mqtt, ours, take), name="fleet.door.mqtt")
+                tasks.create_task(self._sort_all(ours, mqtt, take), name="fleet.door.ours")
         finally:
-            await subscription.unsubscribe()
+            self._ended.set()
+
+    async def ended(self) -> None:
+        """Return when all that was asked for before ``stop`` is sorted."""
+        await self._ended.wait()
 
     def stop(self) -> None:
         """Sort no more."""
         self._is_stopped = True
-        self._news.set()
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
@@ -123,43 +108,39 @@ class Sorter:
             take(item.publication)
             self._desk.cancel(request_id)
 
-    async def _make_consumer(self) -> None:
-        from nats.js.api import AckPolicy, ConsumerConfig
+    async def _open(self) -> tuple[Door, Door]:
+        from nats.errors import Error
 
-        config = ConsumerConfig(
-            durable_name=CONSUMER,
-            ack_policy=AckPolicy.EXPLICIT,
-            ack_wait=self._leases.lease_s,
-        )
-        await self._js.add_consumer(self._names.requests, config)
+        while True:
+            try:
+                return await open_doors(self._client, self._names, self._leases.lease_s)
+            except (Error, TimeoutError) as exc:
+                log.debug("fleet.no_door", reason=str(exc) or type(exc).__name__)
+                await asyncio.sleep(RETRY_S)
 
-    async def _sort_one(self, take: Take) -> bool:
-        """Sort the next request; tell whether there was one."""
-        subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._names.requests}.{CONSUMER}"
-        # By an inbox of its own: what is delivered keeps its subject.
-        message = await self._client.request(
-            subject, NO_WAIT, timeout=ASK_TIMEOUT_S, old_style=True
-        )
-        headers = message.headers or {}
-        if "Status" in headers:
-            return False
-        meta = message.metadata
-        item = make_item(
-            message,
-            self._names.topic(message.subject),
-            origin=SESSION_OF_REQUESTS,
-            qos=int(headers.get(MQTT_QOS, "1")),
-            arrived_at=meta.timestamp.timestamp(),
-            num_delivered=meta.num_delivered,
-            seq=meta.sequence.stream,
-        )
-        self._leases.hold(item)
+    async def _sort_all(self, door: Door, other: Door, take: Take) -> None:
+        from nats.errors import Error
+
+        while not self._is_stopped:
+            try:
+                if (item := await door.next()) is None:
+                    continue
+                self._leases.hold(item)
+                if door.leaves(item, other):
+                    self._leases.end(item.publication)
+                else:
+                    await self._sort_safely(item, take)
+            except (Error, TimeoutError) as exc:
+                log.debug("fleet.sort_failed", reason=str(exc) or type(exc).__name__)
+                await asyncio.sleep(RETRY_S)
+
+    async def _sort_safely(self, item: Item, take: Take) -> None:
+        meta = item.message.metadata
         try:
             await self._sort(item, take, key=f"{meta.stream}-{meta.sequence.stream}")
         except BaseException:  # else its lease would be extended for ever
             self._leases.end(item.publication, give_back=True)
             raise
-        return True
 
     async def _sort(self, item: Item, take: Take, *, key: str) -> None:
         publication = item.publication
@@ -218,6 +199,3 @@ class Sorter:
         """Deal with a request that still waits: it is refused, as its time is over."""
         if (item := await self._queue.remove(ticket, seq)) is not None:
             take(item.publication)
-
-    async def _hear(self, _message: Any) -> None:
-        self._news.set()

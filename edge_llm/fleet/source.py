@@ -7,6 +7,7 @@ what a node that died held comes to another when its lease is over.
 """
 
 import asyncio
+import contextlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -18,7 +19,13 @@ import structlog
 from edge_llm.fleet.answers import Answered, FleetAnswers
 from edge_llm.fleet.connection import connect_fleet
 from edge_llm.fleet.desk import Desk
-from edge_llm.fleet.item import SESSION_OF_CANCELLED, SESSION_OF_REQUESTS, SESSION_OF_WORK, Item
+from edge_llm.fleet.item import (
+    SESSION_OF_CANCELLED,
+    SESSION_OF_MQTT,
+    SESSION_OF_REQUESTS,
+    SESSION_OF_WORK,
+    Item,
+)
 from edge_llm.fleet.leases import Leases
 from edge_llm.fleet.names import FleetNames
 from edge_llm.fleet.peers import Peers
@@ -39,7 +46,7 @@ __all__ = ["FleetSource"]
 
 log = structlog.get_logger()
 
-OURS = (SESSION_OF_REQUESTS, SESSION_OF_WORK, SESSION_OF_CANCELLED)
+OURS = (SESSION_OF_REQUESTS, SESSION_OF_WORK, SESSION_OF_CANCELLED, SESSION_OF_MQTT)
 TICK_S = 0.25
 RETRY_S = 1.0
 KEEP_AGAIN_S = 0.25
@@ -129,8 +136,11 @@ class FleetSource:
 
     async def settle(self) -> None:
         """Return when nothing is held any more, or after a while."""
-        if self._joined:
-            await self._joined.leases.settle(SETTLE_S)
+        if joined := self._joined:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SETTLE_S):
+                    await joined.sorter.ended()
+                    await joined.leases.settle()
 
     def owns(self, publication: Publication) -> bool:
         """Tell whether a message came from here."""

@@ -100,6 +100,8 @@ class Link:
         self._will = will
         self._clean = clean
         self._receive_maximum = receive_maximum
+        self._servers = settings.servers
+        self._server = 0  # which of them
         self._broker = f"{settings.host}:{settings.port}"
         self._tls: ssl.SSLContext | None = None
         self._password: str | None = None
@@ -139,7 +141,8 @@ class Link:
             ConfigurationError: the host can't be one, or a certificate or the password's file
                 can't be used.
         """
-        _check_host(self._settings.host)
+        for host, _ in self._servers:
+            _check_host(host)
         self._password = self._settings.read_password()
         if self._settings.tls.enabled:
             self._tls = await asyncio.to_thread(make_tls_context, self._settings.tls)
@@ -242,7 +245,7 @@ class Link:
             options = {"clean_start": self._clean, "properties": properties}
         self._draw_delay()
         self.client.connect_async(
-            self._settings.host, self._settings.port, self._settings.keepalive_s, **options
+            *self._servers[self._server], self._settings.keepalive_s, **options
         )
         self.client.loop_start()
 
@@ -340,6 +343,7 @@ class Link:
     def _unreachable(self, exc: BaseException | None) -> None:
         self.trouble.could_not_connect(exc)
         self._try_failed()
+        self._turn_to_next_server()
 
     def _try_failed(self) -> None:
         self._backoff.failed()
@@ -350,6 +354,16 @@ class Link:
             with suppress(ConfigurationError):  # half written; the one before may still do
                 self._password = self._settings.read_password()
                 self.client.username_pw_set(self._settings.username, self._password)
+
+    def _turn_to_next_server(self) -> bool:
+        """Try another server of the cluster next, if there is one; paho itself has only one."""
+        if len(self._servers) == 1:
+            return False
+        self._server = (self._server + 1) % len(self._servers)
+        host, port = self._servers[self._server]
+        self._broker = f"{host}:{port}"
+        self._change_client(self._first_protocol, self._backoff.draw_delay_s())
+        return True
 
     def _lost(
         self, _flags: paho.DisconnectFlags, reason: ReasonCode, _properties: Properties | None
@@ -376,6 +390,8 @@ class Link:
         self._try_failed()
         if awaited and said_nothing:
             self.trouble.dropped()
+        if self._turn_to_next_server():
+            return
         if awaited and self._protocol != self._first_protocol:  # it may be another broker now
             self._change_client(self._first_protocol, self._backoff.draw_delay_s())
 

@@ -1,9 +1,10 @@
 """The broker, and how requests come from it."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from edge_llm.protocol import MAX_PAYLOAD_BYTES
 from edge_llm.section import Section, TopicFilter, TopicPrefix
@@ -18,6 +19,12 @@ __all__ = [
 
 
 Command = Literal["pause", "resume", "drain", "reload", "reboot_card"]
+
+
+def _host(text: str) -> str:
+    if not re.fullmatch(r"[^\s:/]+(:\d{1,5})?|\[[0-9a-fA-F:]+\](:\d{1,5})?", text):
+        raise ValueError('use a name or an address, and a port if it is another: "10.0.0.6:1884"')
+    return text
 
 
 class TlsSettings(Section):
@@ -53,6 +60,9 @@ class MqttSettings(Section):
     """The broker's name or address."""
     port: Annotated[int, Field(ge=1, le=65535)] = 1883
     """The broker's TCP port."""
+    more_hosts: tuple[Annotated[str, AfterValidator(_host)], ...] = ()
+    """Further servers of the same cluster, tried in turn while one can't be reached:
+    ``["10.0.0.6", "10.0.0.7:1884"]``. A single broker has none."""
     username: str | None = None
     """User name at the broker."""
     password: SecretStr | None = None
@@ -87,6 +97,17 @@ class MqttSettings(Section):
     """What the node may be told on its command topic; the broker's ACL says by whom."""
     stop_timeout_s: Annotated[float, Field(ge=0)] = 10.0
     """How long an answer that has begun may take to end when the node is stopped, in seconds."""
+
+    @property
+    def servers(self) -> tuple[tuple[str, int], ...]:
+        """Return the host and port of each server, the first to try first."""
+        others = []
+        for text in self.more_hosts:
+            host, _, port = (
+                text.rpartition(":") if re.search(r"[^:]:\d+$", text) else (text, "", "")
+            )
+            others.append((host.strip("[]"), int(port or self.port)))
+        return ((self.host, self.port), *others)
 
     @model_validator(mode="after")
     def _has_one_password(self) -> Self:

@@ -19,7 +19,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -74,9 +74,9 @@ async def takeover(folder: Path, seed: int, count: int = 2000) -> Figures:
             for at, t in ledger.takeovers_at(blows)
             if t > BARS["takeover_s"]
         ],
+        "lost_ids": ledger.lost,
         "slowest": [
             {
-                "id": a.id,
                 "s": round(a.took_s, 2),
                 "server_away": _overlaps(a.at, a.ended_at, troubled),
             }
@@ -198,7 +198,7 @@ async def upgrade(folder: Path, seed: int) -> Figures:
     }
 
 
-PARTS: dict[str, Callable[[Path, int], Awaitable[Figures]]] = {
+PARTS: dict[str, Callable[[Path, int], Coroutine[Any, Any, Figures]]] = {
     part.__name__: part for part in (takeover, throughput, shares, latency, upgrade)
 }
 

@@ -111,7 +111,7 @@ async def open_crowd(ports: Sequence[int], count: int, *, qos: int = 1) -> Async
             topic = f"{RESPONSES}{name}/#"
             await client.subscribe(topic, qos=qos)
             # At every connect, as a server that was killed may have forgotten.
-            client.paho.on_connect = lambda paho, *_, t=topic: paho.subscribe(t, qos)  # type: ignore[misc]
+            client.paho.on_connect = lambda paho, *_, t=topic: paho.subscribe(t, qos)
             clients.append(client)
             names.append(name)
         yield Crowd(clients, names)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from tests.clients import eventually
 from tests.fleet.node import FleetNode
 from tests.fleet.world import World
 
@@ -15,6 +16,8 @@ NODE_AWAY_S = (0.3, 1.5)
 SERVER_AWAY_S = (1.0, 2.5)
 CUT_OFF_S = (1.0, 4.0)
 """Beyond the lease."""
+MOST_S = 600.0
+"""Until the next blow is due, or somebody is up whom it can hit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +76,7 @@ class Faults:
         dice = random.Random(self.seed * 10 + salt)
         for number in range(count):
             due = (number + dice.uniform(0.3, 0.9)) / count * 0.97
-            while self.over() < due:
-                await asyncio.sleep(0.02)
+            await eventually(lambda due=due: self.over() >= due, MOST_S)  # type: ignore[misc]
             await deal(dice)  # type: ignore[misc]
 
     def _pick(self, dice: random.Random, nodes: list[FleetNode]) -> FleetNode | None:
@@ -86,8 +88,7 @@ class Faults:
         return any(not line.passes.is_set() for line in self.world.lines.get(node.name, ()))
 
     async def _kill_node(self, dice: random.Random) -> None:
-        while (node := self._pick(dice, self.world.nodes)) is None:
-            await asyncio.sleep(0.1)
+        node = await eventually(lambda: self._pick(dice, self.world.nodes), MOST_S)
         at = time.monotonic()
         node.kill()
         await asyncio.sleep(dice.uniform(*NODE_AWAY_S))
@@ -106,8 +107,7 @@ class Faults:
 
     async def _cut_off(self, dice: random.Random) -> None:
         lined = [node for node in self.world.nodes if node.name in self.world.lines]
-        while (node := self._pick(dice, lined)) is None:
-            await asyncio.sleep(0.1)
+        node = await eventually(lambda: self._pick(dice, lined), MOST_S)
         at = time.monotonic()
         self.world.cut_off(node)
         await asyncio.sleep(node.lease_s + dice.uniform(*CUT_OFF_S))
