@@ -14,7 +14,17 @@ from edge_llm.settings import MqttSettings, Settings
 from tests.clients import RawClient, eventually
 from tests.nats import NatsServer
 
-__all__ = ["ask", "fleet_mqtt", "fleet_node", "fleet_settings", "get_json", "metric"]
+__all__ = [
+    "ask",
+    "end",
+    "fleet_mqtt",
+    "fleet_node",
+    "fleet_settings",
+    "get_json",
+    "metric",
+    "until",
+    "until_online",
+]
 
 SLOW = {"text": "and so on " * 100, "ttft_s": 0.0, "tokens_per_s": 20.0}
 QUICK = {"text": "Good evening.", "ttft_s": 0.0, "tokens_per_s": 500.0}
@@ -41,11 +51,17 @@ def fleet_settings(server: NatsServer, name: str, **sections: Any) -> Settings:
 async def fleet_node(server: NatsServer, name: str, **sections: Any) -> AsyncGenerator[Node]:
     """Run a node, which has joined."""
     async with open_node(fleet_settings(server, name, **sections)) as node:
-        async with Roster(fleet_mqtt(server)) as roster:
-            await roster.settle(5)
+        source: Any = node.service and node.service._source
+        await eventually(lambda: source.health.joined, 10.0)
+        yield node
+
+
+async def until_online(roster: Roster, *names: str) -> None:
+    """Wait until nodes say that they are in the fleet."""
+    async with asyncio.timeout(8):
+        for name in names:
             while not _has_joined(roster, name):
                 await roster.change(1)
-        yield node
 
 
 def _has_joined(roster: Roster, name: str) -> bool:
@@ -54,7 +70,7 @@ def _has_joined(roster: Roster, name: str) -> bool:
     return fleet is not None and fleet.joined
 
 
-def ask(client: RawClient, *request_ids: str, **fields: Any) -> None:
+def ask(client: RawClient, *request_ids: str) -> None:
     """Publish requests."""
     for request_id in request_ids:
         client.publish(f"llm/request/{request_id}", "Who are you?")
@@ -78,7 +94,7 @@ async def metric(node: Node, name: str) -> float | None:
 async def until(condition: Any, timeout_s: float = 8.0) -> Any:
     """Wait until a coroutine function returns something true, and return it."""
     async with asyncio.timeout(timeout_s):
-        while not (value := await condition()):
+        while not (value := await condition()):  # noqa: ASYNC110 - it asks over HTTP
             await asyncio.sleep(0.05)
     return value
 

@@ -72,8 +72,8 @@ class SecureServer:
             client.paho.username_pw_set(name, password or f"password of {name}")
         return client
 
-    def settings(self, node: str, *urls: str, **fleet: Any) -> Settings:
-        """What a node of this fleet is set to."""
+    def settings(self, node: str, *urls: str, tokens_per_s: float = 1000, **fleet: Any) -> Settings:
+        """What a node of this fleet is set to; it says its name, at some speed."""
         account = {"username": "edge-llm", "password": "password of edge-llm"}
         tls = {"enabled": True, "ca_file": self.ca_file}
         door = {"host": HOST, "port": self.nats.mqtt_port, "protocol": "3.1.1", "tls": tls}
@@ -86,7 +86,11 @@ class SecureServer:
                 "http": {"enabled": False},
                 "engine": {
                     "kind": "paced",
-                    "paced": {"text": f"Here is {node}.", "ttft_s": 0, "tokens_per_s": 1000},
+                    "paced": {
+                        "text": f"Here is {node}.",
+                        "ttft_s": 0,
+                        "tokens_per_s": tokens_per_s,
+                    },
                 },
             }
         )
@@ -94,19 +98,25 @@ class SecureServer:
 
 @contextmanager
 def secure_servers(
-    folder: Path, certificates: Path, count: int = 1, accounts: Sequence[str] = (*DEVICES, *STAFF)
+    folder: Path,
+    certificates: Path,
+    count: int = 1,
+    accounts: Sequence[str] = (*DEVICES, *STAFF),
+    *,
+    start: bool = True,
 ) -> Iterator[list[SecureServer]]:
-    """Run servers until the context is left."""
+    """Run servers until the context is left, or only write their files."""
+    require_program("nats-server", "nats-server")
     routes = [free_port() for _ in range(count)]
     servers = [
         _install(folder / f"n{number}", certificates, port, routes, accounts)
         for number, port in enumerate(routes, 1)
     ]
     with ExitStack() as stack:
-        for server in servers:
+        for server in servers if start else ():
             server.nats.start()
             stack.callback(server.nats.stop)
-        for server in servers:
+        for server in servers if start else ():
             server.nats.wait()
         yield servers
 

@@ -1,6 +1,7 @@
 """A fleet is commanded: nodes drain, go on, and are upgraded one by one under load."""
 
 import asyncio
+import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -12,7 +13,7 @@ from edge_llm.client import Roster
 from edge_llm.client.orders import Upgrade, drain, resume
 from edge_llm.errors import EdgeLLMError, ExpiredError, InvalidRequestError, NodeOfflineError
 from tests.clients import RawClient, eventually
-from tests.fleet_stage import QUICK, ask, end, fleet_mqtt, fleet_node
+from tests.fleet_stage import QUICK, ask, end, fleet_mqtt, fleet_node, until_online
 from tests.nats import NatsServer, nats_servers
 
 EDGE_LLM = (sys.executable, "-m", "edge_llm")
@@ -81,7 +82,13 @@ async def run_program(server: NatsServer, *arguments: str) -> tuple[int | None, 
         *EDGE_LLM, "fleet", *arguments, "--port", str(server.mqtt_port),
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
-    output, _ = await process.communicate()
+    try:
+        async with asyncio.timeout(40):
+            output, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
     return process.returncode, output.decode()
 
 
@@ -90,8 +97,9 @@ async def test_a_node_drains_and_takes_requests_again(
 ) -> None:
     told = Told()
     async with fleet_node(server, "a", **PAGELESS):
+        await until_online(roster, "a")
         ask(client, "held")
-        await eventually(lambda: client.payloads("llm/response/held/event") or held(roster, "a"))
+        await eventually(lambda: held(roster, "a"))
         with pytest.raises(ExpiredError, match=r"^after 0.3 s a: generating, 1 in hand$"):
             await drain(roster, "a", timeout_s=0.3, tell=told)
         draining = asyncio.create_task(drain(roster, "a", timeout_s=8, tell=told))
@@ -121,7 +129,7 @@ def held(roster: Roster, name: str) -> int:
 async def test_what_can_not_be_done_is_said(server: NatsServer, roster: Roster) -> None:
     mqtt = {**fleet_mqtt(server).model_dump(exclude_unset=True), "commands": ("resume",)}
     async with fleet_node(server, "a", **{**READY, "mqtt": mqtt}):
-        await roster.settle(5)
+        await until_online(roster, "a")
         with pytest.raises(InvalidRequestError, match="'drain' is switched off"):
             await drain(roster, "a", timeout_s=5, tell=Told())
         with pytest.raises(NodeOfflineError, match=r"'x' is not online \(there are: a\)"):
@@ -149,7 +157,6 @@ async def test_an_upgrade_under_load_refuses_nothing(
         assert [line[9:] for line in output.splitlines() if line.endswith(": done")] == [
             f"{name}: done" for name in names
         ]
-        print(output, num_asked)
         assert num_asked > 20
         for number in range(num_asked):
             [payload] = await client.wait_for(f"llm/response/load/{number}")
@@ -169,9 +176,9 @@ async def keep_asking(client: RawClient, stop: asyncio.Event) -> int:
 async def start_what_is_wanted(fleet: Fleet, folder: Path) -> None:
     """Start a node again some time after the command has asked for it, as systemd would."""
     while True:
-        for path in folder.iterdir():
-            path.unlink()
-            await fleet.start_again(path.name)
+        for name in os.listdir(folder):
+            os.unlink(folder / name)
+            await fleet.start_again(name)
         await asyncio.sleep(0.05)
 
 
@@ -198,7 +205,7 @@ async def test_an_upgrade_stops_at_the_first_node_that_does_not_come_back(
         return 7
 
     async with fleet_of(server, "a", "b", "c") as fleet:
-        await roster.settle(5)
+        await until_online(roster, "a", "b", "c")
         with pytest.raises(EdgeLLMError, match=r"^a: the command failed with exit code 7$"):
             await upgrade(fails, 5)(("a", "b"))
         with pytest.raises(ExpiredError, match=r"^after 0.3 s a: draining$"):
@@ -230,13 +237,10 @@ def is_draining(roster: Roster, name: str) -> bool:
 
 async def test_drain_and_resume_are_commands(server: NatsServer, roster: Roster) -> None:
     async with fleet_node(server, "a", **READY):
-        await roster.settle(5)
+        await until_online(roster, "a")
         code, output = await run_program(server, "drain", "a")
         assert (code, output.splitlines()[-1][9:]) == (0, "a: has nothing in hand")
         assert is_draining(roster, "a")
         code, output = await run_program(server, "resume", "a")
         assert (code, output.splitlines()[-1][9:]) == (0, "a: takes requests")
         assert not is_draining(roster, "a")
-        code, output = await run_program(server, "drain", "x")
-        assert code == 1
-        assert output == "edge-llm: node 'x' is not online (there are: a)\n"

@@ -18,7 +18,16 @@ from edge_llm.watch.screen import Screen
 from edge_llm.watch.state import State
 from tests.browser import barriers, open_browser, open_tab
 from tests.clients import RawClient
-from tests.fleet_stage import ask, end, fleet_mqtt, fleet_node, get_json, metric, until
+from tests.fleet_stage import (
+    ask,
+    end,
+    fleet_mqtt,
+    fleet_node,
+    get_json,
+    metric,
+    until,
+    until_online,
+)
 from tests.nats import NatsServer, nats_servers
 
 EDGE_LLM = (sys.executable, "-m", "edge_llm")
@@ -70,8 +79,9 @@ async def test_what_waits_and_who_does_what_is_seen_everywhere(
         open_browser() as browser,
         open_tab(browser, ("phone", "dark")) as page,
     ):
-        state, lines = State("llm"), []
+        state, lines = State("llm"), list[str]()
         feeding = asyncio.create_task(feed(watching, state, lines))
+        await until_online(roster, "a", "b")
         assert fleet_of(client, "a") == {"joined": True, "waiting": 0, "oldest_s": None, "held": 0}
         assert await metric(a, "edge_llm_fleet_waiting") == 0
         asked_at = time.time()
@@ -86,7 +96,7 @@ async def test_what_waits_and_who_does_what_is_seen_everywhere(
         for name, node in (("a", a), ("b", b)):
             assert fleet_of(client, name)["held"] == 1
             assert await metric(node, "edge_llm_fleet_held") == 1
-            await until(lambda node=node: has(node, "edge_llm_fleet_waiting", 2))  # type: ignore[misc]
+            await until(lambda node=node: has(node, "edge_llm_fleet_waiting", 2))
             view = (await get_json(node, "/status"))["state"]["fleet"]
             assert [(n["node"], n["activity"], n["held"]) for n in view["nodes"]] == [
                 ("a", "generating", 1),
@@ -168,7 +178,12 @@ async def test_the_status_in_a_terminal_and_as_json(server: NatsServer) -> None:
         output, _ = await process.communicate()
         return process.returncode, output.decode()
 
-    async with fleet_node(server, "a"), fleet_node(server, "b"):
+    async with (
+        Roster(fleet_mqtt(server)) as roster,
+        fleet_node(server, "a"),
+        fleet_node(server, "b"),
+    ):
+        await until_online(roster, "a", "b")
         (code, text), (_, document) = await asyncio.gather(status(), status("--json"))
     assert code == 0, text
     title, *rows, _, depth = text.splitlines()

@@ -2,11 +2,14 @@
 
 import asyncio
 import json
+import re
 import signal
 import ssl
+import subprocess
 import urllib.request
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +17,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from edge_llm.cli import run
-from edge_llm.errors import ConfigurationError
-from edge_llm.fleet.accounts import AccountsFile, device_rights
+from edge_llm.fleet.accounts import AccountsFile
 from edge_llm.fleet.connection import connect_fleet
 from edge_llm.node import open_node
-from edge_llm.settings import FleetSettings, Settings, find_exposures
+from edge_llm.settings import Settings
 from tests.accounts import answer_to, shown
 from tests.clients import RawClient, eventually
 from tests.nats import NatsServer
@@ -26,6 +28,7 @@ from tests.programs import HOST, free_port
 from tests.secure_nats import SecureServer, make_certificates, secure_servers
 
 NOT_AUTHORIZED = 135  # what paho makes of 5, MQTT 3.1.1, section 3.2.2.3
+RELOADED = "Reloaded server configuration"
 REFUSED = 0x80  # MQTT 3.1.1, section 3.9.3
 OTHERS = (
     "#",
@@ -67,8 +70,8 @@ async def joined(settings: Settings) -> AsyncGenerator[None]:
         async with open_node(settings):
             await eventually(lambda: "fleet.joined" in [entry["event"] for entry in logs], 10)
             yield
-    told = [entry for entry in logs if entry["log_level"] in ("warning", "error")]
-    assert [entry["event"] for entry in told if entry["event"] != "mqtt.disconnected"] == []
+    events = {entry["event"] for entry in logs}
+    assert not events & {"fleet.not_permitted", "mqtt.publish_refused", "mqtt.subscription_refused"}
 
 
 async def granted(client: RawClient, topic_filter: str, qos: int = 1) -> int:
@@ -124,9 +127,7 @@ async def test_nobody_comes_in_without_tls_or_to_a_server_of_others(server: Secu
         server, "edge-llm", tls=ssl.create_default_context()
     )
     with pytest.raises(ssl.SSLCertVerificationError):  # who does not know the CA
-        await asyncio.open_connection(
-            HOST, server.nats.mqtt_port, ssl=ssl.create_default_context()
-        )
+        await asyncio.open_connection(HOST, server.nats.mqtt_port, ssl=ssl.create_default_context())
 
 
 async def test_a_device_reads_its_own_answers_and_no_others(server: SecureServer) -> None:
@@ -205,7 +206,7 @@ async def test_the_client_id_of_another_gives_none_of_its_messages(server: Secur
 async def test_a_node_answers_a_device_with_the_rights_of_its_account(server: SecureServer) -> None:
     begin = len(server.nats.log.read_text())
     async with (
-        joined(server.settings("n1")),
+        joined(server.settings("n1", tokens_per_s=10)),
         server.client("esp1") as device,
         server.client("esp2") as other,
         server.client("ha") as home,
@@ -221,12 +222,13 @@ async def test_a_node_answers_a_device_with_the_rights_of_its_account(server: Se
         device.publish("llm/session/esp1/reset", b"")
         device.publish("llm/request/esp1/3", json.dumps({"prompt": 1}))
         await device.wait_for("llm/response/esp1/3")  # refused
+        device.publish("llm/request/esp1/4", json.dumps({"prompt": "Hi", "stream": "token"}))
+        await device.wait_for("llm/response/esp1/4/delta")
+        device.publish("llm/cancel/esp1/4", b"", 0)
+        [cancelled] = await device.wait_for("llm/response/esp1/4")
+        assert json.loads(cancelled)["finish_reason"] == "cancelled"
         home.publish("llm/node/n1/command", "pause")
         await eventually(lambda: b"paused" in home.payloads("llm/node/n1/activity"))
-        device.publish("llm/request/esp1/5", "Waits")
-        while not device.payloads("llm/response/esp1/5"):  # it may come before the request
-            device.publish("llm/cancel/esp1/5", b"", 0)
-            await asyncio.sleep(0.05)
         assert not other.messages
     assert "Violation" not in server.nats.log.read_text()[begin:]
 
@@ -271,26 +273,17 @@ def test_the_server_has_limits_and_asks_for_accounts(server: SecureServer) -> No
     assert said["http_host"] == "127.0.0.1"
 
 
-async def test_a_message_that_is_too_large_ends_its_senders_connection_only(
-    server: SecureServer,
-) -> None:
-    ends: list[Any] = []
-    async with server.client("esp2") as other, server.client("esp1") as device:
-        device.paho.on_disconnect = lambda *_: ends.append(True)
-        device.publish("llm/request/esp1", b"x" * 1_100_000, 0)
-        await eventually(lambda: ends)
-        await publish(other, "llm/cancel/esp2", retain=False)
-        assert other.paho.is_connected()
-
-
 async def test_a_device_comes_and_goes_and_nobody_else_notices(
     tmp_path: Path, certificates: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with secure_servers(tmp_path, certificates) as [server]:
         ends: list[str] = []
 
-        def reload() -> None:
+        async def reload() -> None:
+            before = server.nats.log.read_text().count(RELOADED)
             server.nats.process.send_signal(signal.SIGHUP)
+            # Who connects meanwhile is let in after 4 s only (nats-server 2.9.10).
+            await eventually(lambda: server.nats.log.read_text().count(RELOADED) > before)
 
         file = ("--file", str(server.accounts))
         async with joined(server.settings("n1")), server.client("esp1") as device:
@@ -300,13 +293,8 @@ async def test_a_device_comes_and_goes_and_nobody_else_notices(
             password = shown(capsys.readouterr().out, "password")
             assert server.accounts.stat().st_mode & 0o777 == 0o600
             assert password not in server.accounts.read_text()
-            reload()
-            button = server.client("button7", password)
-            button.paho.connect_async(HOST, server.nats.mqtt_port)
-            button.paho.loop_start()
-            # Now and then nats-server 2.9 stands still for 4 s when it reads its accounts again.
-            await eventually(button.paho.is_connected, 15)
-            async with button:
+            await reload()
+            async with server.client("button7", password) as button:
                 await button.subscribe("llm/response/button7/#")
                 button.publish("llm/request/button7", "Who is there?")
                 assert await button.wait_for("llm/response/button7") == [b"Here is n1."]
@@ -314,7 +302,7 @@ async def test_a_device_comes_and_goes_and_nobody_else_notices(
                 gone: list[bool] = []
                 button.paho.on_disconnect = lambda *_: gone.append(True)
                 assert run(["nats-user", "remove", "button7", *file]) == 0
-                reload()
+                await reload()
                 await eventually(lambda: gone)
             assert await answer_to(server.client("button7", password)) == NOT_AUTHORIZED
             device.publish("llm/request/esp1", "Still there?")
@@ -332,6 +320,15 @@ async def test_without_any_account_nobody_comes_in(tmp_path: Path, certificates:
         assert "Authorization" in await said_to(server, "", user=None, password=None)
 
 
+def test_the_configuration_for_three_servers_is_taken(tmp_path: Path, certificates: Path) -> None:
+    with secure_servers(tmp_path, certificates, 3, start=False) as servers:
+        for server in servers:
+            command = ["nats-server", "-t", "-c", str(server.nats.config)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert "is valid" in done.stderr, done.stderr
+
+
+@pytest.mark.soak
 async def test_three_servers_answer_devices_also_when_one_dies(
     tmp_path: Path, certificates: Path
 ) -> None:
@@ -340,27 +337,53 @@ async def test_three_servers_answer_devices_also_when_one_dies(
         urls = [server.url for server in servers]
         async with (
             joined(second.settings("n2", *urls)),
-            third.client("esp1") as device,
-            first.client("esp2") as other,
+            third.client("esp1", client_id="esp1", clean=False) as device,
+            second.client("esp2") as other,
         ):
             await device.subscribe("llm/response/esp1/#")
             device.publish("llm/request/esp1/1", "Who is there?")
-            assert await device.wait_for("llm/response/esp1/1", timeout_s=10) == [b"Here is n2."]
+            assert await device.wait_for("llm/response/esp1/1", timeout_s=20) == [b"Here is n2."]
             assert await granted(other, "llm/response/esp1/1") == REFUSED
             first.nats.kill()
             for number in (2, 3):
                 device.publish(f"llm/request/esp1/{number}", "Who is there?")
                 topic = f"llm/response/esp1/{number}"
-                assert await device.wait_for(topic, timeout_s=20) == [b"Here is n2."]
-        stranger = NatsServer("x", free_port(), free_port(), tmp_path / "x.conf", tmp_path / "x.log")
-        route = (second.etc / "edge-llm-here.conf").read_text().split('"nats://')[2].split('"')[0]
-        stranger.config.write_text(
-            f'server_name: x\nlisten: "{HOST}:{stranger.port}"\ncluster {{ name: edge-llm, '
-            f'listen: "{HOST}:{free_port()}", routes: ["nats://{route}"] }}\n'
-        )
-        stranger.start()  # it has the password, and no certificate
+                # It may be disconnected, too, where the server that died led the messages of MQTT.
+                assert await device.wait_for(topic, timeout_s=40) == [b"Here is n2."]
+
+
+async def test_a_server_without_certificate_or_password_does_not_join(
+    tmp_path: Path, certificates: Path
+) -> None:
+    with secure_servers(tmp_path, certificates, 3, start=False) as [server, *_]:
+        server.nats.start()  # without the others it listens for them, and for nobody else
+        log = server.nats.log
+        await eventually(lambda: "Listening for route" in log.read_text(), 10)
+        here = (server.etc / "edge-llm-here.conf").read_text()
+        route = re.findall(r"nats://cluster:sesame@(\S+)\"", here)[0]
+        places = {"cert": "edge-llm.pem", "key": "edge-llm.key", "ca": "edge-llm-ca.pem"}
+        files = ", ".join(f'{kind}_file: "{server.etc / name}"' for kind, name in places.items())
+        strangers = {
+            f"nats://cluster:sesame@{route}": ("", "TLS route handshake error"),
+            f"nats://cluster:wrong@{route}": (f"tls {{ {files} }},", "authentication error"),
+        }
         try:
-            await eventually(lambda: "TLS" in second.nats.log.read_text().split("Router")[-1], 5)
-            assert "Route connection created" in stranger.log.read_text()
+            for number, (url, (tls, refusal)) in enumerate(strangers.items()):
+                stranger = NatsServer(
+                    "x", free_port(), 0, tmp_path / f"x{number}.conf", tmp_path / f"x{number}.log"
+                )
+                stranger.config.write_text(
+                    f'server_name: x\nlisten: "{HOST}:{stranger.port}"\ncluster {{ name: edge-llm, '
+                    f'{tls} listen: "{HOST}:{free_port()}", routes: ["{url}"] }}\n'
+                )
+                stranger.start()
+                try:
+                    await eventually(partial(says, log, refusal), 10, log.read_text)
+                finally:
+                    stranger.stop()
         finally:
-            stranger.stop()
+            server.nats.stop()
+
+
+def says(log: Path, words: str) -> bool:
+    return words in log.read_text()

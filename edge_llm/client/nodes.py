@@ -60,6 +60,7 @@ class Nodes:
     def __init__(self, name: str | None = None) -> None:
         self._name = name
         self._nodes: dict[str, RemoteNode] = {}
+        self._heard: set[tuple[str, str]] = set()  # since the connection began
         self._changed = asyncio.Event()
         self._connected_at = -STATUS_TIMEOUT_S
         self._first_status_at: float | None = None
@@ -68,9 +69,22 @@ class Nodes:
         """Note that the broker begins to send what is retained."""
         self._connected_at = asyncio.get_running_loop().time()
         self._first_status_at = None
+        self._heard.clear()
 
-    def feed(self, name: str, kind: str, payload: bytes) -> bool:
-        """Take a retained message; tell whether the node went or came by it."""
+    def feed(self, name: str, kind: str, payload: bytes, *, is_old: bool = False) -> bool:
+        """Take what a node says; tell whether the node went or came by it.
+
+        Args:
+            name: of the node.
+            kind: of the topic: ``status``, ``info``.
+            payload: as it came.
+            is_old: it was retained. NATS (2.9) may deliver the message that was retained before
+                after the one that was published while we subscribed; it does not count then.
+        """
+        if is_old and (name, kind) in self._heard:
+            return False
+        if not is_old:
+            self._heard.add((name, kind))
         node = self._nodes.setdefault(name, RemoteNode(name))
         was_online = node.is_online
         text = payload.decode(errors="replace")

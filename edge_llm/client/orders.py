@@ -165,7 +165,9 @@ def _num_in_hand(node: RemoteNode) -> int:
     if node.health is None:
         return 0
     queue, fleet = node.health.queue, node.health.fleet
-    return max(queue.waiting + queue.running, fleet.held if fleet else 0)
+    # The activity is told at once when the last one ends, the health not.
+    in_queue = 0 if node.activity == "draining" else queue.waiting + queue.running
+    return max(in_queue, fleet.held if fleet else 0)
 
 
 def _describe(node: RemoteNode) -> str:

@@ -354,7 +354,8 @@ class RemoteEngine:
                 self._mqtt.ack(publication)
                 if publication.topic.startswith(nodes):
                     name, _, kind = publication.topic.removeprefix(nodes).partition("/")
-                    if self._nodes.feed(name, kind, publication.payload):
+                    is_old = publication.retain
+                    if self._nodes.feed(name, kind, publication.payload, is_old=is_old):
                         self._note_node(name)
                 elif asked := self._asked.get(self._below(publication).partition("/")[0]):
                     asked.inbox.put_nowait(publication)

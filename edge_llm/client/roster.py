@@ -103,13 +103,13 @@ class Roster:
             raise BrokerError(f"the broker at {where} does not answer") from exc
         loop = asyncio.get_running_loop()
         while (left_s := self._nodes.known_at(None) - loop.time()) > 0:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._nodes.change(), left_s)
+            await self.change(left_s)
 
     async def change(self, timeout_s: float) -> None:
         """Return when a node has said something, or after a while."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._nodes.change(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._nodes.change()
 
     async def command(self, name: str, command: Command) -> None:
         """Tell a node what to do; ``refusal`` says what it has against it.
@@ -120,7 +120,8 @@ class Roster:
         self._refused.pop(name, None)
         topic = Topics(self._settings.prefix, name).command
         try:
-            await asyncio.wait_for(self._mqtt.publish(topic, command, 1), CONFIRM_TIMEOUT_S)
+            async with asyncio.timeout(CONFIRM_TIMEOUT_S):
+                await self._mqtt.publish(topic, command, 1)
         except TimeoutError as exc:
             raise BrokerError(f"the broker did not take the command for {name}") from exc
 
@@ -142,4 +143,4 @@ class Roster:
                 message = ErrorBody.model_validate_json(publication.payload).message
                 if "command" in message:  # others have their errors told there, too
                     self._refused[name] = message
-        self._nodes.feed(name, kind, publication.payload)
+        self._nodes.feed(name, kind, publication.payload, is_old=publication.retain)

@@ -5,6 +5,7 @@ as mosquitto has ``%u``, so the line of a device has its rights in full.
 """
 
 import ctypes
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,8 +35,8 @@ TAIL = "]\n"
 ACCOUNT = re.compile(r'^ *\{ user: "([^"]+)", .*\}$')
 
 ROUNDS = 6
-"""Of bcrypt, as a power of two: 4 ms on a PC, and hundreds of devices connect at the same time after
-a power cut. A password at random of 116 bits needs no more."""
+"""Of bcrypt, as a power of two: 4 ms on a PC. Hundreds of devices connect at the same time after a
+power cut, and a password at random of 116 bits needs no more."""
 
 
 OWN = ("request", "cancel")
@@ -110,7 +111,7 @@ class AccountsFile:
         write(self.file, "".join([HEAD, *accounts.values(), TAIL]), for_broker=False)
         if is_new and owner.st_uid:  # the directory is that of the servers' user
             try:
-                self.file.chown(owner.st_uid, owner.st_gid)
+                os.chown(self.file, owner.st_uid, owner.st_gid)
             except OSError as exc:
                 raise ConfigurationError(f"{self.file}: {exc.strerror}") from exc
 

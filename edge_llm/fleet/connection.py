@@ -117,7 +117,7 @@ class _Trouble:
             return "not_permitted"
         if REFUSED in reason.lower():  # also while connected: an account that was taken away
             return "refused"
-        return None if self.is_connected else "unreachable"
+        return None if self.is_connected or "refused" in self._told else "unreachable"
 
     async def note_lost(self) -> None:
         """A connection ended, by the server or by us."""

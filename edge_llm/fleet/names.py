@@ -8,13 +8,15 @@ import hashlib
 from dataclasses import dataclass
 from typing import NamedTuple
 
-__all__ = ["ANY", "ROUTE", "Class", "FleetNames", "Ticket"]
+__all__ = ["ANY", "ROUTE", "USUAL_PRIORITY", "Class", "FleetNames", "Ticket"]
 
 Class = str
 """Who may serve a request: any node, those with a model, or first of all one node."""
 ANY: Class = "any"
 ROUTE = "route-"
 """Begins the classes of presses, which are answered one after another."""
+USUAL_PRIORITY = 5
+"""Of requests that do not say."""
 
 
 class Ticket(NamedTuple):

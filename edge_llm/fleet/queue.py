@@ -15,6 +15,7 @@ from typing import Any
 
 import structlog
 
+from edge_llm.fleet.cancelled import end_if_cancelled
 from edge_llm.fleet.desk import Sorted
 from edge_llm.fleet.item import (
     ARRIVED,
@@ -28,7 +29,7 @@ from edge_llm.fleet.item import (
     make_item,
 )
 from edge_llm.fleet.item import ROUTE as ROUTE_HEADER
-from edge_llm.fleet.names import ANY, ROUTE, FleetNames, Ticket
+from edge_llm.fleet.names import ANY, ROUTE, USUAL_PRIORITY, FleetNames, Ticket
 from edge_llm.settings import FleetSettings
 
 __all__ = ["WorkQueue"]
@@ -76,8 +77,10 @@ class WorkQueue:
         """Hear of what comes in, and look at the whole now and then, for ever."""
         subscription = await self._client.subscribe(self._names.work_subjects, cb=self._hear)
         try:
+            await self._prepare()
             while True:
                 await self._look()
+                end_if_cancelled()
                 await asyncio.sleep(LOOK_EVERY_S)
         finally:
             await subscription.unsubscribe()
@@ -234,6 +237,15 @@ class WorkQueue:
             num_delivered=num_delivered,
             seq=int(came_in) if came_in.isdigit() else seq,
         )
+
+    async def _prepare(self) -> None:
+        """Make the usual consumer: in a cluster that takes seconds, which the first would wait."""
+        from nats.errors import Error
+
+        try:
+            await self._ensure(Ticket(ANY, USUAL_PRIORITY))
+        except (Error, TimeoutError) as exc:
+            log.debug("fleet.not_prepared", reason=str(exc) or type(exc).__name__)
 
     async def _hear(self, message: Any) -> None:
         if ticket := self._names.ticket(message.subject):

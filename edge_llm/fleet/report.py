@@ -7,6 +7,7 @@ from typing import Any
 
 import structlog
 
+from edge_llm.fleet.cancelled import end_if_cancelled
 from edge_llm.fleet.item import ARRIVED
 from edge_llm.fleet.names import FleetNames
 from edge_llm.protocol import FleetHealth
@@ -45,16 +46,19 @@ class FleetReport:
         self._oldest_at: float | None = None  # Unix seconds
         self._told: tuple[object, ...] = ()
         self._told_waiting, self._told_at = 0, 0.0
+        self._said_held = False  # by whomever it was told, as others tell the health, too
 
     @property
     def health(self) -> FleetHealth:
         """What is known now."""
+        held = self._num_held()
+        self._said_held |= held > 0
         age_s = None if self._oldest_at is None else max(time.time() - self._oldest_at, 0.0)
         return FleetHealth(
             joined=self._client.is_connected,
             waiting=self._waiting,
             oldest_s=age_s and round(age_s, 1),
-            held=self._num_held(),
+            held=held,
         )
 
     async def run(self) -> None:
@@ -66,6 +70,7 @@ class FleetReport:
                 await self._look()
             except (Error, TimeoutError) as exc:
                 log.debug("fleet.count_failed", reason=str(exc) or type(exc).__name__)
+            end_if_cancelled()
             self._tell_news()
             await asyncio.sleep(LOOK_EVERY_S)
 
@@ -91,9 +96,11 @@ class FleetReport:
         return float((message.headers or {}).get(ARRIVED, time.time()))
 
     def _tell_news(self) -> None:
+        is_free = self._said_held and not self._num_held()
+        self._said_held = False
         health, now = self.health, time.monotonic()
         news = (health.joined, health.waiting > 0, health.held)
         is_due = now - self._told_at >= TELL_EVERY_S
-        if news != self._told or (health.waiting != self._told_waiting and is_due):
+        if is_free or news != self._told or (health.waiting != self._told_waiting and is_due):
             self._told, self._told_waiting, self._told_at = news, health.waiting, now
             self._tell()

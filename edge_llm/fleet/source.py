@@ -17,6 +17,7 @@ from typing import Any
 import structlog
 
 from edge_llm.fleet.answers import Answered, FleetAnswers
+from edge_llm.fleet.cancelled import end_if_cancelled
 from edge_llm.fleet.connection import connect_fleet
 from edge_llm.fleet.desk import Desk
 from edge_llm.fleet.item import (
@@ -119,6 +120,7 @@ class FleetSource:
             await joined.presses.follow(self._routes, take)
             await client.subscribe(self._names.replaced, cb=self._hear_replaced)
             log.info("fleet.joined", stream=self._names.work)
+            end_if_cancelled()  # while it joined
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(joined.peers.run(), name="fleet.peers")
                 tasks.create_task(joined.queue.listen(), name="fleet.listen")

@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 from edge_llm.engine.queue import QueuedEngine
 from edge_llm.errors import EdgeLLMError
 from edge_llm.fleet import Sorted
+from edge_llm.fleet.names import USUAL_PRIORITY
 from edge_llm.mqtt import Publication
 from edge_llm.outgoing import Outgoing
 from edge_llm.protocol import Message
@@ -14,8 +15,6 @@ from edge_llm.store import Sessions
 __all__ = ["NodeDesk"]
 
 ABLE = ("generating", "idle")
-PRIORITY = 5
-"""Of requests that do not say."""
 
 
 class NodeDesk:
@@ -59,7 +58,7 @@ class NodeDesk:
         request_id, request = read
         return Sorted(
             request_id=request_id,
-            priority=PRIORITY if request.priority is None else request.priority,
+            priority=USUAL_PRIORITY if request.priority is None else request.priority,
             node=request.node,
             model=request.model,
             session=request.session,

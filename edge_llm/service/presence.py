@@ -140,7 +140,12 @@ class Presence:
     async def _announce_health(self) -> None:
         while True:
             await asyncio.sleep(HEALTH_EVERY_S)
-            self.tell_health()
+            if self._report and self._report().fleet and self._mqtt.is_connected:
+                # All of it, as whoever subscribes to NATS (2.9) just when something is published
+                # may be given what was retained before, and nothing else.
+                self.announce()
+            else:
+                self.tell_health()
 
     def _retain(
         self,

@@ -208,18 +208,20 @@ class Service:
             try:
                 async with asyncio.TaskGroup() as tasks:
                     self._requests.open(tasks)
-                    running = [tasks.create_task(self._presence.run(), name="mqtt.presence")]
+                    presence = tasks.create_task(self._presence.run(), name="mqtt.presence")
+                    pulling = None
                     if self._source:
-                        pulling = self._source.run(self._take_safely)
-                        running.append(tasks.create_task(pulling, name="service.source"))
+                        run = self._source.run(self._take_safely)
+                        pulling = tasks.create_task(run, name="service.source")
                     try:
                         await self._listen()
                     finally:
+                        presence.cancel()
                         try:
                             await self._leave()
-                        finally:
-                            for task in running:
-                                task.cancel()
+                        finally:  # its leases are extended until then
+                            if pulling:
+                                pulling.cancel()
             finally:
                 self._presence.leave()
 

@@ -121,9 +121,9 @@ class Ledger:
             if len(asked.started) < 2 or "error" in asked.answer:
                 continue
             first, again = asked.started[0], asked.started[-1]
-            before = [at for at in blows if first <= at <= again]
-            if before:
-                times.append((before[-1], again - before[-1]))
+            # Who held it is not told: the earliest blow since then, so never too short a time.
+            if between := [at for at in blows if first <= at <= again]:
+                times.append((min(between), again - min(between)))
         return times
 
     def summary(self, blows: Sequence[float] = ()) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class FleetNode:
     Args:
         folder: for its files.
         name: of the node.
-        mqtt_port: where it speaks MQTT.
+        mqtt_ports: where it speaks MQTT; the second one and on if the first can't be reached.
         servers: URLs of NATS; without any, it has the broker for itself.
         pace: of its answers; without one it runs the built-in model.
         lease_s: of the fleet, in seconds.
@@ -65,7 +65,7 @@ class FleetNode:
 
     folder: Path
     name: str
-    mqtt_port: int
+    mqtt_ports: Sequence[int]
     servers: Sequence[str] = ()
     pace: Pace | None = None
     lease_s: float = 2.0
@@ -83,7 +83,9 @@ class FleetNode:
         config = self.folder / f"{self.name}.toml"
         lines = [f'node = "{self.name}"', *self.more]
         lines += ["[log]", 'format = "json"', "[store]", f'directory = "{self.folder}"']
-        lines += ["[mqtt]", f'host = "{HOST}"', f"port = {self.mqtt_port}"]
+        first, *others = self.mqtt_ports
+        lines += ["[mqtt]", f'host = "{HOST}"', f"port = {first}"]
+        lines += [f"more_hosts = {[f'{HOST}:{port}' for port in others]}"]
         if self.servers:
             urls = ", ".join(f'"{url}"' for url in self.servers)
             lines += ['protocol = "3.1.1"', "[fleet]", f"servers = [{urls}]"]

@@ -69,16 +69,14 @@ async def open_world(
         nodes = []
         for number, pace in enumerate(paces):
             name = f"node{number}"
-            server = servers[number % num_servers]
-            mqtt_port, ports = server.mqtt_port, [s.port for s in servers]
+            # Each begins at another server.
+            known = [servers[(number + n) % num_servers] for n in range(num_servers)]
+            ports = [port for server in known for port in (server.mqtt_port, server.port)]
             if number < num_lined:
-                proxies = [
-                    await stack.enter_async_context(Proxy(port)) for port in (mqtt_port, *ports)
-                ]
-                lines[name] = proxies
-                mqtt_port, *ports = (proxy.port for proxy in proxies)
-            urls = [f"nats://{HOST}:{port}" for port in ports]
-            node = FleetNode(folder, name, mqtt_port, urls, pace, lease_s, more)
+                lines[name] = [await stack.enter_async_context(Proxy(port)) for port in ports]
+                ports = [proxy.port for proxy in lines[name]]
+            urls = [f"nats://{HOST}:{port}" for port in ports[1::2]]
+            node = FleetNode(folder, name, ports[::2], urls, pace, lease_s, more)
             nodes.append(node)
             node.start()
             stack.callback(node.stop)
