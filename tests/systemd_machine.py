@@ -30,6 +30,11 @@ exec unshare -C sh {boot}
 """
 BOOT = """\
 set -e
+getent passwd edge-llm >/dev/null || {{ cp /etc/passwd /etc/group {directory}
+echo edge-llm:x:{uid}:{uid}::/var/lib/edge-llm:/usr/sbin/nologin >>{directory}/passwd
+echo edge-llm:x:{uid}: >>{directory}/group
+mount --bind {directory}/passwd /etc/passwd
+mount --bind {directory}/group /etc/group; }}
 mount --bind /proc/sys /proc/sys
 mount -o remount,bind,ro /proc/sys
 for directory in /run /var/lib /var/tmp; do mount -t tmpfs -o mode=755 tmpfs $directory; done
@@ -40,15 +45,21 @@ cp -r {units}/. /run/units/
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount --make-rshared /
 export container=lxc SYSTEMD_UNIT_PATH=/run/units
-exec setpriv --bounding-set -sys_module,-sys_time,-sys_boot,-sys_rawio \\
-    /lib/systemd/systemd --system --unit=test.target --show-status=no --log-target=console
+exec {systemd} --unit=test.target
 """
+SYSTEMD = (
+    "setpriv --bounding-set -sys_module,-sys_time,-sys_boot,-sys_rawio "
+    "/lib/systemd/systemd --system --show-status=no --log-target=console"
+)
+"""Without what would reach beyond the namespaces."""
 LEAVE = """\
 mount --make-rprivate /
 mount -t cgroup2 cgroup2 {groups}
 for _ in 1 2 3 4 5; do find {group} -depth -type d -exec rmdir {{}} + && exit; sleep 0.2; done
 """
 
+UID = 60321
+"""Of the service's user, which install.sh makes on a real machine; nobody else's."""
 TARGETS = ("test", "sysinit", "basic", "shutdown", "paths", "network-online")
 TARGET = "[Unit]\nDefaultDependencies=no\nAllowIsolate=yes\n"
 
@@ -57,12 +68,13 @@ class Machine:
     """A running systemd, and what it is told from outside."""
 
     def __init__(self, pid: int, log: Path) -> None:
-        self._pid = pid
+        self.pid = pid
+        """Of its process 1, as it is numbered outside."""
         self.log = log
 
     def run(self, *command: str, check: bool = True) -> str:
         """Run a program inside, and return what it prints."""
-        inside = ["nsenter", "-t", str(self._pid), "-m", "-p", "-C", "--", *command]
+        inside = ["nsenter", "-t", str(self.pid), "-m", "-p", "-C", "--", *command]
         outcome = subprocess.run(inside, check=False, capture_output=True, text=True, timeout=60)
         assert not (check and outcome.returncode), outcome.stderr + self.log.read_text()[-3000:]
         return outcome.stdout
@@ -112,21 +124,47 @@ def systemd_machine(
         files: what is in ``/run/test``.
     """
     require_program("systemctl", "systemd")
-    if os.geteuid() != 0:
-        do_without("a systemd of one's own needs root")
     targets = {f"{name}.target": TARGET for name in TARGETS}
     _write(directory / "units", targets | dict(units))
     _write(directory / "files", files or {})
+    boot = BOOT.format(
+        directory=directory,
+        files=directory / "files",
+        units=directory / "units",
+        uid=UID,
+        systemd=SYSTEMD,
+    )
+    with booted(directory, boot, "test.target") as machine:
+        yield machine
+
+
+@contextmanager
+def booted(
+    directory: Path, boot: str, unit: str, *namespaces: str, timeout_s: float = START_TIMEOUT_S
+) -> Iterator[Machine]:
+    """Run a script in namespaces of its own, which becomes systemd; until the context is left.
+
+    Args:
+        directory: for its files.
+        boot: sees this machine's files, in a mount namespace, and its own control groups only.
+        unit: what must be active; then it has booted.
+        namespaces: further ones, as options of unshare.
+        timeout_s: for that, in seconds.
+    """
+    if os.geteuid() != 0:
+        do_without("a systemd of one's own needs root")
     groups = directory / "groups"
     group = groups / f"edge-llm-test-{os.urandom(4).hex()}"
-    enter, boot, log = directory / "enter", directory / "boot", directory / "log"
-    enter.write_text(ENTER.format(groups=groups, group=group, boot=boot))
-    boot.write_text(BOOT.format(files=directory / "files", units=directory / "units"))
+    enter, script, log = directory / "enter", directory / "boot", directory / "log"
+    enter.write_text(ENTER.format(groups=groups, group=group, boot=script))
+    script.write_text(boot)
     unshare = ["unshare", "--fork", "--kill-child", "--mount-proc", "-p", "-m", "-u", "-i"]
     with log.open("wb") as output:
-        process = subprocess.Popen([*unshare, "sh", str(enter)], stdout=output, stderr=output)
+        process = subprocess.Popen(
+            [*unshare, *namespaces, "sh", str(enter)], stdout=output, stderr=output
+        )
     try:
-        yield _booted(process, log)
+        yield _wait_for_unit(process, log, unit, timeout_s)
     finally:
         process.kill()  # and with it all that is inside
         process.wait()
@@ -141,15 +179,17 @@ def _write(folder: Path, texts: Mapping[str, str]) -> None:
         (folder / name).write_text(text)
 
 
-def _booted(process: subprocess.Popen[bytes], log: Path) -> Machine:
+def _wait_for_unit(
+    process: subprocess.Popen[bytes], log: Path, unit: str, timeout_s: float
+) -> Machine:
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    deadline = time.monotonic() + START_TIMEOUT_S
+    deadline = time.monotonic() + timeout_s
     while True:
         if process.poll() is not None or time.monotonic() > deadline:
             do_without(f"systemd does not start here: {log.read_text()[-500:]}")
         if pids := children.read_text().split():
             machine = Machine(int(pids[0]), log)
-            state = ("systemctl", "show", "-P", "ActiveState", "test.target")
+            state = ("systemctl", "show", "-P", "ActiveState", unit)
             if machine.run(*state, check=False).strip() == "active":
                 return machine
         time.sleep(POLL_S * 5)

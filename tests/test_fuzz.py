@@ -17,7 +17,7 @@ from tests.fuzz.source import Source, join
 from tests.fuzz.target import load_target, target_names
 from tests.programs import do_without
 
-SECONDS = 3.0
+SECONDS = 2.0
 CHANCE = 20261127
 """CI must not fail for what a change did not do; chance has its turn in the long form."""
 MISTAKES = sorted(session.REGRESSIONS.glob("*/*"))

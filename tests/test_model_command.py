@@ -235,8 +235,9 @@ def test_after_ctrl_c_only_the_rest_is_asked_for(
     files = published(25 * MB)
     hub.add(REPO, files)
     hub.faults[POST] = Fault(at=22 * MB, kind="stall")
+    patient = {**environment, "HF_HUB_DOWNLOAD_TIMEOUT": "120"}  # else it would go on by itself
     process = subprocess.Popen(
-        [EDGE_LLM, "model", "get", NAME], stderr=subprocess.PIPE, text=True, env=environment
+        [EDGE_LLM, "model", "get", NAME], stderr=subprocess.PIPE, text=True, env=patient
     )
     assert hub.stalled.wait(30)
     wait_for_bytes(models_dir, 2 * 10 * 2**20)

@@ -49,18 +49,18 @@ def has_all(text: str, must: list[list[str]]) -> bool:
     return all(any(word.lower() in text.lower() for word in words) for words in must)
 
 
-@pytest.mark.parametrize("cases", [WITHHELD, FAR], ids=["withheld", "far"])
-def test_no_question_is_in_the_training_text(cases: list[dict[str, Any]]) -> None:
-    asked = {phrasing_key(case["messages"][-1]["content"]) for case in cases}
+def test_no_question_is_in_the_training_text() -> None:
     trained = {
         phrasing_key(message["content"])
         for dialogue in training_dialogues()
         for message in dialogue
         if message["role"] == "user"
     }
-    assert len(cases) == 100
     assert len(trained) > 100_000
-    assert not asked & trained
+    for cases in (WITHHELD, FAR):
+        asked = {phrasing_key(case["messages"][-1]["content"]) for case in cases}
+        assert len(cases) == 100
+        assert not asked & trained
 
 
 def test_nine_of_ten_untaught_questions_get_what_they_must(engine: LocalEngine) -> None:

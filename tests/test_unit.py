@@ -12,6 +12,7 @@ from tests.programs import POLL_S, free_port, require_program
 from tests.systemd_machine import UNITS, Machine, reachable, shipped, systemd_machine
 
 SERVICE, DRIVER = "edge-llm.service", "edge-llm-driver.service"
+HTTP = "edge-llm-http.service"
 OUT = "/run/out"
 CORE = Path(__file__).parent / "unit_core.py"
 
@@ -46,17 +47,18 @@ def wait_until_said(machine: Machine, line: str, count: int = 1, timeout_s: floa
         time.sleep(POLL_S * 5)
 
 
-@pytest.mark.parametrize("name", [SERVICE, DRIVER, "edge-llm-driver.path"])
+@pytest.mark.parametrize("name", [SERVICE, HTTP, DRIVER, "edge-llm-driver.path"])
 def test_systemd_finds_no_fault_with_a_unit(tmp_path: Path, name: str) -> None:
     program = require_program("systemd-analyze", "systemd")
-    for each in UNITS.iterdir():  # a path has its service beside it
+    # A path has its service beside it.
+    for each in [*UNITS.glob("*.service"), *UNITS.glob("*.path")]:
         (tmp_path / each.name).write_text(shipped(each.name))
     verify = [program, "verify", "--man=no", str(tmp_path / name)]
     outcome = subprocess.run(verify, check=False, capture_output=True, text=True)
     assert (outcome.returncode, outcome.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("name", [SERVICE, DRIVER])
+@pytest.mark.parametrize("name", [SERVICE, HTTP, DRIVER])
 def test_a_unit_is_exposed_at_most_2_of_10(name: str) -> None:
     program = require_program("systemd-analyze", "systemd")
     security = [program, "security", "--offline=true", "--threshold=20", str(UNITS / name)]
@@ -161,7 +163,8 @@ def test_the_sandbox_leaves_what_the_service_needs(tmp_path: Path) -> None:
         assert machine.run("cat", f"/proc/{worker}/oom_score_adj").strip() == "500"
         status = machine.run("cat", f"/proc/{core}/status")
         assert "CapEff:\t0000000000000000" in status
-        assert "Uid:\t0\t" not in status
+        user = machine.run("id", "-u", "edge-llm").strip()
+        assert f"Uid:\t{user}\t{user}\t" in status
         machine.run("systemctl", "stop", SERVICE)
         assert "Traceback" not in "\n".join(said(machine))
 
