@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from edge_llm.client import FleetDepth, Roster, find_depth
+from edge_llm.client.nodes import Nodes
 from edge_llm.mqtt import MqttConnection
 from edge_llm.protocol import FleetHealth
+from edge_llm.service import presence
 from edge_llm.watch.run import _connect
 from edge_llm.watch.screen import Screen
 from edge_llm.watch.state import State
@@ -146,6 +148,32 @@ async def told_by(state: State, text: str) -> bool:
 
 async def has(node: Any, name: str, value: float) -> bool:
     return await metric(node, name) == value
+
+
+async def test_a_node_says_all_of_it_again_now_and_then(
+    server: NatsServer, client: RawClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As NATS may give who subscribes just then what was retained before, and nothing else."""
+    monkeypatch.setattr(presence, "HEALTH_EVERY_S", 0.2)
+    async with fleet_node(server, "a"):
+        for kind in ("status", "info", "activity", "health"):
+            heard = await client.wait_for(f"llm/node/a/{kind}", 4)
+            assert len(set(heard[-2:])) == (2 if kind == "health" else 1)
+
+
+def test_what_was_retained_before_does_not_undo_what_is_said_now() -> None:
+    async def feed() -> list[bool]:
+        nodes = Nodes()
+        nodes.begin()
+        nodes.feed("a", "status", b"offline", is_old=True)
+        nodes.feed("a", "status", b"online")
+        nodes.feed("a", "status", b"offline", is_old=True)
+        told = [nodes.is_online("a")]
+        nodes.begin()  # and what is retained when we come back counts
+        nodes.feed("a", "status", b"offline", is_old=True)
+        return [*told, nodes.is_online("a")]
+
+    assert asyncio.run(feed()) == [True, False]
 
 
 async def test_a_node_that_goes_is_told_of_as_gone(server: NatsServer) -> None:

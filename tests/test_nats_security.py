@@ -239,7 +239,6 @@ async def test_a_node_can_not_change_or_delete_what_all_rely_on(server: SecureSe
     forbidden = (
         "STREAM.DELETE.LLM_WORK",
         "STREAM.UPDATE.LLM_WORK",
-        "STREAM.PURGE.LLM_WORK",
         "STREAM.PURGE.LLM_REQUESTS",
         "STREAM.MSG.DELETE.LLM_REQUESTS",
         "STREAM.DELETE.$MQTT_sess",

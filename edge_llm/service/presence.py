@@ -63,10 +63,13 @@ class Presence:
 
     def announce(self) -> None:
         """Say that we are there; at every connect, as a restarted broker may have lost it."""
+        self._announce_presence()
+        self.tell_health()
+
+    def _announce_presence(self) -> None:
         self._announced = ""
         self._retain(self._topics.status, ONLINE)
         self._announce_info()
-        self.tell_health()
 
     def update(self, **changes: object) -> None:
         """Change what the node says it is, and say so if somebody can hear it."""
@@ -131,21 +134,23 @@ class Presence:
             self._announced = activity
             self._retain(self._topics.activity, activity.encode())
 
-    def tell_health(self) -> None:
-        """Publish how the node is now, if somebody can hear it."""
-        if self._report and self._mqtt.is_connected:
-            health = self._report().model_dump_json().encode()
-            self._retain(self._topics.health, health, "application/json", HEALTH_EXPIRY_S)
+    def tell_health(self) -> NodeHealth | None:
+        """Publish how the node is now, if somebody can hear it; return it then."""
+        if self._report is None or not self._mqtt.is_connected:
+            return None
+        health = self._report()
+        payload = health.model_dump_json().encode()
+        self._retain(self._topics.health, payload, "application/json", HEALTH_EXPIRY_S)
+        return health
 
     async def _announce_health(self) -> None:
         while True:
             await asyncio.sleep(HEALTH_EVERY_S)
-            if self._report and self._report().fleet and self._mqtt.is_connected:
-                # All of it, as whoever subscribes to NATS (2.9) just when something is published
-                # may be given what was retained before, and nothing else.
-                self.announce()
-            else:
-                self.tell_health()
+            health = self.tell_health()
+            if health and health.fleet:
+                # Whoever subscribes at NATS (2.9) just when something is published may be given
+                # what was retained before, and nothing else.
+                self._announce_presence()
 
     def _retain(
         self,
