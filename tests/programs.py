@@ -107,9 +107,7 @@ def running(
             process.wait()
 
 
-def wait_until(
-    is_ready: Callable[[], bool], process: "subprocess.Popen[bytes]", log: Path
-) -> None:
+def wait_until(is_ready: Callable[[], bool], process: "subprocess.Popen[bytes]", log: Path) -> None:
     """Wait for a program that was started; it fails with the end of its output."""
     deadline = time.monotonic() + START_TIMEOUT_S
     while not is_ready():

@@ -9,6 +9,7 @@ from typing import Any
 
 import structlog
 
+from edge_llm.fleet.cancelled import end_if_cancelled
 from edge_llm.fleet.names import FleetNames
 
 __all__ = ["Peers"]
@@ -50,6 +51,7 @@ class Peers:
         try:
             while True:
                 await self._say()
+                end_if_cancelled()
                 await asyncio.sleep(SAY_EVERY_S)
         finally:
             await subscription.unsubscribe()

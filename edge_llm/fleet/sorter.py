@@ -8,6 +8,7 @@ from typing import Any
 import structlog
 
 from edge_llm.errors import QueueFullError, UnknownModelError
+from edge_llm.fleet.cancelled import end_if_cancelled
 from edge_llm.fleet.desk import Desk, Sorted
 from edge_llm.fleet.door import Door, open_doors
 from edge_llm.fleet.item import Item
@@ -116,12 +117,14 @@ class Sorter:
                 return await open_doors(self._client, self._names, self._leases.lease_s)
             except (Error, TimeoutError) as exc:
                 log.debug("fleet.no_door", reason=str(exc) or type(exc).__name__)
+                end_if_cancelled()
                 await asyncio.sleep(RETRY_S)
 
     async def _sort_all(self, door: Door, other: Door, take: Take) -> None:
         from nats.errors import Error
 
         while not self._is_stopped:
+            end_if_cancelled()
             try:
                 if (item := await door.next()) is None:
                     continue

@@ -219,6 +219,7 @@ class FleetSource:
 
         unable_since: float | None = None
         while not self._is_leaving:
+            end_if_cancelled()
             unable_since = self._hand_back_if_unable(joined, unable_since)
             item = await joined.queue.take() if self._desk.has_room() else None
             if item is None:
