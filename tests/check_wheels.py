@@ -55,7 +55,7 @@ class Wanted:
     requirements: tuple[str, ...] = ()
 
 
-RUNTIME = Wanted(extras=("osc", "export"))
+RUNTIME = Wanted(extras=("fleet", "osc", "export"))
 
 
 class IndexUnreachableError(Exception):
