@@ -8,11 +8,13 @@ import hashlib
 from dataclasses import dataclass
 from typing import NamedTuple
 
-__all__ = ["ANY", "ROUTE", "USUAL_PRIORITY", "Class", "FleetNames", "Ticket"]
+__all__ = ["ANY", "NODE", "ROUTE", "USUAL_PRIORITY", "Class", "FleetNames", "Ticket"]
 
 Class = str
 """Who may serve a request: any node, those with a model, or first of all one node."""
 ANY: Class = "any"
+NODE = "node-"
+"""Begins the classes of requests that one node can answer best."""
 ROUTE = "route-"
 """Begins the classes of presses, which are answered one after another."""
 USUAL_PRIORITY = 5
@@ -112,7 +114,7 @@ class FleetNames:
     @staticmethod
     def of_node(node: str) -> Class:
         """Return the class of requests that one node can answer best, but others, too."""
-        return f"node-{_token(node)}"
+        return f"{NODE}{_token(node)}"
 
     @staticmethod
     def only_node(node: str) -> Class:

@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 
 from edge_llm.fleet.cancelled import end_if_cancelled
-from edge_llm.fleet.names import FleetNames
+from edge_llm.fleet.names import Class, FleetNames
 
 __all__ = ["Peers"]
 
@@ -66,6 +66,10 @@ class Peers:
             return True
         live = self._live().values()
         return model in self._models() or any(model in p.models or not p.models for p in live)
+
+    def others(self) -> set[Class]:
+        """Return the classes of what goes to each of the other nodes first."""
+        return {FleetNames.of_node(name) for name in self._live()}
 
     def _live(self) -> dict[str, _Peer]:
         oldest = time.monotonic() - GONE_AFTER_S

@@ -29,7 +29,7 @@ from edge_llm.fleet.item import (
     make_item,
 )
 from edge_llm.fleet.item import ROUTE as ROUTE_HEADER
-from edge_llm.fleet.names import ANY, ROUTE, USUAL_PRIORITY, FleetNames, Ticket
+from edge_llm.fleet.names import ANY, NODE, ROUTE, USUAL_PRIORITY, FleetNames, Ticket
 from edge_llm.settings import FleetSettings
 
 __all__ = ["WorkQueue"]
@@ -53,6 +53,7 @@ class WorkQueue:
         settings: of the fleet.
         node: our own name.
         models: what we serve.
+        others: the classes of what goes to each of the other nodes first, that are there.
     """
 
     def __init__(
@@ -61,11 +62,13 @@ class WorkQueue:
         names: FleetNames,
         settings: FleetSettings,
         node: str,
+        *,
         models: Callable[[], Collection[str]],
+        others: Callable[[], Collection[str]],
     ) -> None:
         self._client, self._js, self._names = client, client.jetstream(), names
         self._settings, self._ours = settings, (names.of_node(node), names.only_node(node))
-        self._models = models
+        self._models, self._others = models, others
         self._waiting: dict[Ticket, float] = {}  # perhaps, and since when we think so
         self._heard: dict[Ticket, float] = {}  # when we heard of the latest
         self._consumers: set[Ticket] = set()
@@ -158,6 +161,8 @@ class WorkQueue:
 
         for ticket in self._choose():
             try:
+                if self._is_for_another(ticket) and not await self._has_waited(ticket):
+                    continue
                 message = await self._ask(ticket)
             except (Error, TimeoutError) as exc:
                 log.debug("fleet.ask_failed", reason=str(exc) or type(exc).__name__)
@@ -183,16 +188,39 @@ class WorkQueue:
     def _choose(self) -> list[Ticket]:
         """Return what to ask for, in order: by priority, and what is for us before the rest."""
         models = map(self._names.of_model, self._models())
-        now, serving = time.monotonic(), {ANY, *self._ours, *models}
-        patient = [
+        serving = {ANY, *self._ours, *models}
+        possible = [
             ticket
-            for ticket, since in self._waiting.items()
-            if ticket.who in serving
-            or ticket.who.startswith(ROUTE)
-            # What was to go to another node first, and was not taken there.
-            or (ticket.who.startswith("node-") and now - since > self._settings.session_wait_s)
+            for ticket in self._waiting
+            if ticket.who in serving or ticket.who.startswith((ROUTE, NODE))
         ]
-        return sorted(patient, key=lambda t: (-t.priority, t.who not in self._ours, t.who))
+        return sorted(possible, key=lambda t: (-t.priority, t.who not in self._ours, t.who))
+
+    def _is_for_another(self, ticket: Ticket) -> bool:
+        """Tell whether a conversation goes on best at another node that is there."""
+        return ticket.who.startswith(NODE) and ticket.who in self._others()
+
+    async def _has_waited(self, ticket: Ticket) -> bool:
+        """Tell whether the first of these requests has waited for the other node long enough.
+
+        Raises:
+            nats.errors.Error: nobody could say.
+        """
+        from nats.js.errors import NotFoundError
+
+        work = self._names.work
+        try:
+            told = await self._js.consumer_info(work, self._names.consumer(ticket))
+            message = await self._js.get_msg(
+                work,
+                seq=told.delivered.stream_seq + 1,
+                subject=self._names.subject(ticket),
+                next=True,
+            )
+        except NotFoundError:  # all of them are in hand
+            return False
+        arrived_at = float((message.headers or {}).get(ARRIVED, 0.0))
+        return time.time() - arrived_at > self._settings.session_wait_s
 
     async def _ask(self, ticket: Ticket) -> Any | None:
         await self._ensure(ticket)

@@ -193,10 +193,12 @@ class FleetSource:
 
     def _join(self, client: Any) -> _Joined:
         names, desk = self._names, self._desk
-        queue = WorkQueue(client, names, self._settings, self._node, desk.models)
+        peers = Peers(client, names, self._node, desk.models)
+        queue = WorkQueue(
+            client, names, self._settings, self._node, models=desk.models, others=peers.others
+        )
         sessions = FleetSessions(client, names, self._node)
         leases = Leases(self._settings.lease_s, sessions)
-        peers = Peers(client, names, self._node, desk.models)
         sorter = Sorter(
             client,
             names,

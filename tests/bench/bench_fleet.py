@@ -7,7 +7,9 @@ that many nodes fit on a small machine. WHAT is any of these, all of them if not
 - ``throughput``: eight nodes against one;
 - ``shares``: nodes of speeds 1:2:4;
 - ``latency``: a node on mosquitto and the same one in a fleet;
-- ``upgrade``: four nodes are restarted in turn under load.
+- ``upgrade``: four nodes are restarted in turn under load;
+- ``sessions``: a conversation of ten turns with the built-in model, whose node is killed then, and
+  how long the next turn waits for it.
 
 Each prints a table and a line of JSON.
 """
@@ -26,7 +28,7 @@ from typing import Any
 
 from edge_llm.fleet import FleetNames
 from tests.brokers import Mosquitto
-from tests.clients import eventually
+from tests.clients import RawClient, eventually
 from tests.fleet.crowd import Crowd, open_crowd
 from tests.fleet.faults import Faults, Plan
 from tests.fleet.ledger import Ledger
@@ -37,6 +39,7 @@ Figures = dict[str, Any]
 
 LEASE_S = 2.0
 SETTLE_S = 60.0
+PAUSE_S = 0.5  # between two turns of a conversation: nobody speaks sooner
 BARS = {
     "lost": 0,
     "contradicted": 0,
@@ -44,6 +47,7 @@ BARS = {
     "share_error": 0.1,
     "takeover_s": LEASE_S + 1.0,
     "added_ms": 5.0,
+    "reused": 0.9,
 }
 
 
@@ -213,8 +217,43 @@ async def upgrade(folder: Path, seed: int) -> Figures:
     }
 
 
+async def sessions(folder: Path, seed: int) -> Figures:
+    """Have a conversation; how much of a prompt is at hand in its tenth turn, and who goes on."""
+    async with open_world(folder, [None, None], num_servers=3, num_clients=1) as world:
+        port = world.servers[0].mqtt_port
+        async with RawClient(port) as client:
+            await client.subscribe("llm/response/#")
+            turns = [await _turn(client, number) for number in range(1, 11)]
+            tenth = turns[-1]
+            holder = next(node for node in world.nodes if node.name == tenth["node"])
+            holder.kill()
+            begin = time.monotonic()
+            after = await _turn(client, 11)
+            waited_s = time.monotonic() - begin - PAUSE_S
+    usage = tenth["usage"]
+    return {
+        "nodes": [turn["node"] for turn in turns],
+        "prompt_tokens": [turn["usage"]["prompt_tokens"] for turn in (*turns, after)],
+        "tenth_reused": round(usage["cached_tokens"] / usage["prompt_tokens"], 3),
+        "bar_reused": BARS["reused"],
+        "after_its_death_by": after["node"],
+        "went_on": after["usage"]["prompt_tokens"] > usage["prompt_tokens"],
+        "waited_s": round(waited_s, 2),
+    }
+
+
+async def _turn(client: RawClient, number: int) -> dict[str, Any]:
+    """Say something in the conversation, and return the answer."""
+    asked = {"prompt": f"What is {number} plus 4?", "session": "ada", "max_tokens": 12, "seed": 1}
+    client.publish(f"llm/request/turn{number}", json.dumps(asked))
+    [payload] = await client.wait_for(f"llm/response/turn{number}", timeout_s=SETTLE_S)
+    answer: dict[str, Any] = json.loads(payload)
+    await asyncio.sleep(PAUSE_S)
+    return answer
+
+
 PARTS: dict[str, Callable[[Path, int], Coroutine[Any, Any, Figures]]] = {
-    part.__name__: part for part in (takeover, throughput, shares, latency, upgrade)
+    part.__name__: part for part in (takeover, throughput, shares, latency, upgrade, sessions)
 }
 
 
