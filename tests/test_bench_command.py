@@ -216,6 +216,7 @@ def test_whoever_the_vendor_s_tool_names_has_the_card() -> None:
     assert find_holders(library, 0, None) == []
 
 
+@pytest.mark.soak
 def test_a_card_that_fails_while_it_loads_ends_it(
     card_model_dir: Path, card_alone: dict[str, str], tmp_path: Path
 ) -> None:

@@ -37,6 +37,7 @@ async def test_what_is_missing_is_made_once_and_what_differs_is_named(tmp_path: 
             assert (await js.stream_info("KV_LLM_LOCKS")).config.max_age == 10.0  # as it was
 
 
+@pytest.mark.soak
 async def test_three_servers_keep_three_copies_also_while_one_is_away(tmp_path: Path) -> None:
     with nats_servers(tmp_path, 3) as servers:
         settings = FleetSettings(servers=tuple(server.url for server in servers))

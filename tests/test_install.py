@@ -138,6 +138,7 @@ def test_a_broker_that_has_been_set_up_is_left_alone(tmp_path: Path) -> None:
         assert f"mosquitto does not take {SNIPPET}, which is away again" in outcome.stderr
 
 
+@pytest.mark.soak
 def test_a_model_of_ones_own(tmp_path: Path) -> None:
     """A directory at home, which the service can't see, on a machine without settings."""
     with installed(tmp_path) as machine:

@@ -236,8 +236,10 @@ def test_after_ctrl_c_only_the_rest_is_asked_for(
     hub.add(REPO, files)
     hub.faults[POST] = Fault(at=22 * MB, kind="stall")
     patient = {**environment, "HF_HUB_DOWNLOAD_TIMEOUT": "120"}  # else it would go on by itself
+    # In the background the shell has programs ignore Ctrl-C, and their children, too.
+    heeds = ["env", "--default-signal=INT"]
     process = subprocess.Popen(
-        [EDGE_LLM, "model", "get", NAME], stderr=subprocess.PIPE, text=True, env=patient
+        [*heeds, EDGE_LLM, "model", "get", NAME], stderr=subprocess.PIPE, text=True, env=patient
     )
     assert hub.stalled.wait(30)
     wait_for_bytes(models_dir, 2 * 10 * 2**20)

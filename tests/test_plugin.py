@@ -178,4 +178,5 @@ async def test_one_that_fails_later_is_opened_again_and_the_others_go_on(
 
 def test_a_bridge_knows_the_node_by_what_is_documented() -> None:
     fields: Any = BridgeContext.__dataclass_fields__
-    assert list(fields) == ["node", "engine", "mqtt", "presets", "report", "stats", "monitor"]
+    known = ["node", "engine", "mqtt", "presets", "report", "stats", "monitor", "is_in_fleet"]
+    assert list(fields) == known
