@@ -1,6 +1,7 @@
 """What our configuration of nats-server promises, at a real one: who comes in, and who may what."""
 
 import asyncio
+import gc
 import json
 import re
 import signal
@@ -50,6 +51,17 @@ OTHERS = (
     "$SYS/#",
     "_INBOX/#",
 )
+
+
+# nats-py leaves the writers of connections that were refused to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed <StreamWriter:ResourceWarning")
+
+
+@pytest.fixture(autouse=True)
+def no_writer_is_left_to_another_test() -> Iterator[None]:
+    """Collect them here, where they are expected."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="module")

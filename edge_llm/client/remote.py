@@ -7,8 +7,7 @@ import random
 import secrets
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing, suppress
-from types import TracebackType
+from contextlib import aclosing
 from typing import Any, Self
 
 from pydantic import ValidationError
@@ -16,6 +15,7 @@ from pydantic import ValidationError
 from edge_llm.client.asked import Asked, News, put_on_wire
 from edge_llm.client.log import set_up_log_if_none
 from edge_llm.client.nodes import Nodes
+from edge_llm.client.receiving import Receiving
 from edge_llm.engine.interface import EngineState
 from edge_llm.errors import (
     BrokerError,
@@ -49,7 +49,7 @@ JITTER = 0.25  # of the wait, on top: those who were refused together must not c
 MAX_ABANDONED = 256  # requests to cancel at nodes that are away
 
 
-class RemoteEngine:
+class RemoteEngine(Receiving):
     """Generates at a node behind a broker; an async context manager, and an ``Engine``.
 
     Each call of ``generate`` or ``ask`` is one request, and any number of them may be out at once.
@@ -116,20 +116,7 @@ class RemoteEngine:
 
     async def __aenter__(self) -> Self:
         set_up_log_if_none()
-        await self._mqtt.__aenter__()
-        self._receiver = asyncio.create_task(self._receive(), name="remote.receiver")
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._receiver.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._receiver
-        await self._mqtt.__aexit__(exc_type, exc, traceback)
+        return await super().__aenter__()
 
     @property
     def is_online(self) -> bool:

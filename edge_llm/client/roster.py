@@ -4,13 +4,12 @@ import asyncio
 import secrets
 import time
 from contextlib import aclosing, suppress
-from types import TracebackType
-from typing import Self
 
 from pydantic import ValidationError
 
 from edge_llm.client.depth import FleetDepth, find_depth
 from edge_llm.client.nodes import Nodes, RemoteNode
+from edge_llm.client.receiving import Receiving
 from edge_llm.errors import BrokerError
 from edge_llm.mqtt import MqttConnection, Publication, Subscription
 from edge_llm.protocol import ErrorBody
@@ -22,7 +21,7 @@ __all__ = ["Roster"]
 CONFIRM_TIMEOUT_S = 5.0
 
 
-class Roster:
+class Roster(Receiving):
     """Follows what nodes say of themselves; an async context manager.
 
     Args:
@@ -48,22 +47,6 @@ class Roster:
             clean=True,
             on_connected=self._nodes.begin,
         )
-
-    async def __aenter__(self) -> Self:
-        await self._mqtt.__aenter__()
-        self._receiver = asyncio.create_task(self._receive(), name="roster.receiver")
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._receiver.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._receiver
-        await self._mqtt.__aexit__(exc_type, exc, traceback)
 
     @property
     def is_connected(self) -> bool:

@@ -33,6 +33,7 @@ from edge_llm.route import Route
 from edge_llm.service.conversations import Conversations
 from edge_llm.service.copies import Copies
 from edge_llm.service.intake import Intake, Refused, Rules, key_of
+from edge_llm.service.origins import Origins
 from edge_llm.service.presence import Presence
 from edge_llm.service.reply import Reply
 from edge_llm.service.requests import Asked, Requests
@@ -95,8 +96,9 @@ class Service:
             on_connected=self._presence.announce,
         )
         self._presence.open(self._mqtt, self._publish)
+        self._origins = Origins(self._mqtt, settings, source)
         self._copies = Copies(
-            self._mqtt, self._ack, settings.ack, settings.repeat_window_s, receive_maximum
+            self._mqtt, self._origins.ack, settings.ack, settings.repeat_window_s, receive_maximum
         )
         self._conversations = Conversations(store.sessions, info.queue_limit)
         self._requests = Requests(
@@ -105,10 +107,10 @@ class Service:
             self._copies,
             self._conversations,
             publish=self._publish,
-            can_go_back=self._can_go_back,
+            can_go_back=self._origins.can_go_back,
             on_end=self._note_end,
-            keep=self._keep,
-            give_back=self._give_back,
+            keep=self._origins.keep,
+            give_back=self._origins.give_back,
         )
         self._cleared: dict[str, None] = {}  # retained messages whose clearing we will hear of
         self.follow(rules)
@@ -190,8 +192,7 @@ class Service:
 
     def hand_back(self) -> None:
         """Give the source back what is in hand of it, for another node to answer."""
-        if self._source:
-            self._requests.hand_back(self._source.owns)
+        self._requests.hand_back(self._origins.is_source)
 
     def repeat(self, finals: Sequence[Outgoing], publication: Publication) -> None:
         """Say an answer again, whoever gave it."""
@@ -239,24 +240,6 @@ class Service:
             self.complain(EdgeLLMError("the node failed on a message; its log says why"))
             self._copies.ack(publication)
 
-    def _ack(self, publication: Publication) -> None:
-        """Tell whoever brought a message that it may forget it."""
-        if self._source and self._source.owns(publication):
-            self._source.ack(publication)
-        else:
-            self._mqtt.ack(publication)
-
-    def _give_back(self, publication: Publication) -> None:
-        if self._source and self._source.owns(publication):
-            self._source.give_back(publication)
-
-    def _keep(
-        self, publication: Publication, finals: Sequence[Outgoing]
-    ) -> asyncio.Future[Sequence[Outgoing]] | None:
-        if self._source and self._source.owns(publication):
-            return self._source.keep(publication, finals)
-        return None
-
     async def _leave(self) -> None:
         if self._source:
             self._source.stop()
@@ -285,20 +268,13 @@ class Service:
     def _note_end(self, request_id: str) -> None:
         self._router.note_end(request_id)
 
-    def _can_go_back(self, publication: Publication) -> bool:
-        """Tell whether a request that is not acknowledged is delivered to our next life."""
-        if self._source and self._source.owns(publication):
-            return True
-        is_kept = self._settings.ack == "response" and self._settings.session_expiry_s > 0
-        return is_kept and publication.qos > 0
-
     def _take(self, publication: Publication) -> None:
         topics, topic = self._topics, publication.topic
         if topic == topics.status:
             if not publication.retain:
                 self._presence.listen(publication.payload)
         elif self._copies.was_acknowledged(publication):
-            self._ack(publication)
+            self._origins.ack(publication)
         elif topics.is_request(topic):
             self._take_request(publication)
         elif topics.is_cancel(topic):
@@ -313,7 +289,7 @@ class Service:
 
     def _take_request(self, publication: Publication) -> None:
         if self._is_echo(publication):
-            self._ack(publication)
+            self._origins.ack(publication)
             return
         self._copies.receive(publication)
         if publication.retain:
@@ -344,7 +320,7 @@ class Service:
     def _accept(self, asked: Asked) -> None:
         """Take a request in hand, which another node of a fleet may have had before."""
         publication = asked.publication
-        if publication.dup and self._source and self._source.owns(publication):
+        if publication.dup and self._origins.is_source(publication):
             for outgoing in asked.reply.begin_again():
                 self._publish(outgoing)
         self._requests.accept(asked)
@@ -406,7 +382,7 @@ class Service:
             self._requests.cancel(request_id)
             if self._source:
                 self._source.cancel(request_id)
-        self._ack(publication)
+        self._origins.ack(publication)
 
     def _take_reset(self, publication: Publication, session: str) -> None:
         if not publication.retain:
@@ -414,7 +390,7 @@ class Service:
             self._conversations.reset(session)
             if self._source:
                 self._source.forget(session)
-        self._ack(publication)
+        self._origins.ack(publication)
 
     def _take_command(self, publication: Publication) -> None:
         if not publication.retain:
@@ -423,7 +399,7 @@ class Service:
                 self._on_command(command)
             except EdgeLLMError as exc:
                 self.complain(exc)
-        self._ack(publication)
+        self._origins.ack(publication)
 
     def _id(self, publication: Publication) -> str | None:
         """Return the id in a topic; one that can't be answered is told on the node's own topic."""

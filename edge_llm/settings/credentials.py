@@ -9,11 +9,22 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from edge_llm.errors import ConfigurationError
+from edge_llm.section import Section
 
-__all__ = ["find_credential", "read_secret"]
+__all__ = ["check_one_secret", "find_credential", "read_secret"]
 
 MAX_BYTES = 65_535
 """Of a password, as MQTT counts it; a larger file is a mistake."""
+
+
+def check_one_secret(section: Section, name: str) -> None:
+    """Refuse a section that has a secret and names a file of it, too.
+
+    Raises:
+        ValueError: it has both.
+    """
+    if getattr(section, name) is not None and getattr(section, f"{name}_file") is not None:
+        raise ValueError(f"give either {name!r} or '{name}_file'")
 
 
 def read_secret(

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from edge_llm.section import Section
-from edge_llm.settings.credentials import read_secret
+from edge_llm.settings.credentials import check_one_secret, read_secret
 from edge_llm.settings.models import find_model_directory
 
 __all__ = [
@@ -112,8 +112,7 @@ class OpenAISettings(Section):
 
     @model_validator(mode="after")
     def _has_one_key(self) -> Self:
-        if self.api_key is not None and self.api_key_file is not None:
-            raise ValueError("give either 'api_key' or 'api_key_file'")
+        check_one_secret(self, "api_key")
         return self
 
     def read_api_key(self) -> str | None:

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from edge_llm.protocol import MAX_PAYLOAD_BYTES
 from edge_llm.section import Section, TopicFilter, TopicPrefix
-from edge_llm.settings.credentials import read_secret
+from edge_llm.settings.credentials import check_one_secret, read_secret
 
 __all__ = [
     "ClientSettings",
@@ -111,8 +111,7 @@ class MqttSettings(Section):
 
     @model_validator(mode="after")
     def _has_one_password(self) -> Self:
-        if self.password is not None and self.password_file is not None:
-            raise ValueError("give either 'password' or 'password_file'")
+        check_one_secret(self, "password")
         return self
 
     def read_password(self) -> str | None:
