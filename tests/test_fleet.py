@@ -327,3 +327,28 @@ async def test_what_a_hurt_node_holds_goes_to_another(
             b.release.set()
             assert json.loads(await answer(client, "q"))["node"] == "b"
             assert a.num_running == 0
+
+
+async def test_a_conversation_waits_for_its_node_and_not_for_ever(
+    server: NatsServer, client: RawClient
+) -> None:
+    wait_s = 0.8
+    async with (
+        joined(server, "a", session_wait_s=wait_s) as a,
+        joined(server, "b", session_wait_s=wait_s) as b,
+    ):
+        await asyncio.sleep(1.2)  # both know of each other
+        ask(client, "t0", "say one", session="ada")
+        holder = json.loads(await answer(client, "t0"))["node"]
+        busy, free = (a, b) if holder == "a" else (b, a)
+        ask(client, "long", "hold on", node=holder)
+        await eventually(lambda: "hold on" in busy.asked)
+        began = time.monotonic()
+        ask(client, "t1", "say two", session="ada")
+        body = json.loads(await answer(client, "t1"))
+        waited_s = time.monotonic() - began
+        assert body["node"] != holder
+        assert wait_s <= waited_s < wait_s + 1.5
+        assert [turn.content for turn in free.conversations[-1]] == ["say one", "one", "say two"]
+        busy.release.set()
+        await answer(client, "long")
