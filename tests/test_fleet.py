@@ -227,6 +227,8 @@ async def test_a_model_is_asked_where_it_is_and_refused_where_nobody_has_it(
         assert (len(a.asked), len(b.asked)) == (4, 0)
         ask(client, "none", "say nothing", model="llama")
         assert json.loads(await answer(client, "none"))["error"]["code"] == "model_not_found"
+        ask(client, "away", "say nothing", node="c")
+        assert json.loads(await answer(client, "away"))["error"]["code"] == "node_offline"
         ask(client, "node", "say hello", node="b")
         assert json.loads(await answer(client, "node"))["node"] == "b"
 
@@ -352,3 +354,11 @@ async def test_a_conversation_waits_for_its_node_and_not_for_ever(
         assert [turn.content for turn in free.conversations[-1]] == ["say one", "one", "say two"]
         busy.release.set()
         await answer(client, "long")
+
+
+async def test_each_press_that_is_wrong_is_told(server: NatsServer, client: RawClient) -> None:
+    async with joined(server, "a") as a:
+        for count in (1, 2, 3):
+            client.publish("house/hall/queue", " ", 1)
+            await client.wait_for("llm/response/queue/error", count)
+        assert not a.asked

@@ -15,6 +15,7 @@ from bridges.http.conversation import MAX_CHARS, MAX_CLIENTS, MAX_MESSAGES, Conv
 from bridges.http.page import history, page, requests
 from edge_llm.engine.prompt import prompter
 from edge_llm.errors import BrokerError
+from edge_llm.fleet import setup
 from edge_llm.mqtt import MqttConnection, link, throttle
 from edge_llm.mqtt import connection as mqtt_connection
 from edge_llm.plugin import BridgeContext
@@ -27,6 +28,7 @@ from edge_llm.protocol import (
 )
 from edge_llm.settings import (
     EngineSettings,
+    FleetSettings,
     HttpSettings,
     MqttSettings,
     SessionSettings,
@@ -249,6 +251,8 @@ def test_the_limits_are_as_documented() -> None:
         "status pages that are open": page.MAX_READERS,
         "what the status page remembers": f"{requests.MAX_ENDED} requests, an hour of readings, "
         f"{history.MAX_SPANS} states, {history.MAX_MARKS} faults",
+        "requests that wait in a fleet; what it remembers": f"`fleet.max_waiting`, "
+        f"{FleetSettings().max_waiting}; {setup.MAX_KEPT:,} answers",
         "requests by OSC in hand; a text to it": f"{osc.MAX_IN_HAND}; {osc.MAX_TEXT_BYTES:,} bytes",
     }
     for name, number in numbers.items():

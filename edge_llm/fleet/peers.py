@@ -60,6 +60,10 @@ class Peers:
         """Tell whether a node has been heard of lately."""
         return node == self._node or node in self._live()
 
+    def may_be_there(self, node: str) -> bool:
+        """Tell whether a node is there, or we have not listened for long enough to know."""
+        return time.monotonic() - self._since < GONE_AFTER_S or self.is_there(node)
+
     def is_served(self, model: str) -> bool:
         """Tell whether somebody serves a model, or may: one that is just coming up says later."""
         if time.monotonic() - self._since < GONE_AFTER_S:

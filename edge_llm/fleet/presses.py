@@ -4,6 +4,7 @@ The presses of one route are answered one after another, by whichever node is fr
 hands out one at a time. So it can be said of the whole fleet whether a route is busy.
 """
 
+import itertools
 import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -36,6 +37,7 @@ class Presses:
     def __init__(self, client: Any, names: FleetNames, queue: WorkQueue, desk: Desk) -> None:
         self._client, self._names, self._queue, self._desk = client, names, queue, desk
         self._subscriptions: list[Any] = []
+        self._numbers = itertools.count(1)  # or two presses with the same words would be copies
 
     async def follow(self, routes: Sequence[Route], take: Callable[[Publication], None]) -> None:
         """Listen to the topics of these routes from now on, and to no others.
@@ -67,7 +69,7 @@ class Presses:
             origin=SESSION_OF_REQUESTS,
             qos=route.qos,
             arrived_at=None,
-            seq=0,
+            seq=next(self._numbers),
             route=route.id,
         )
         try:

@@ -17,6 +17,8 @@ __all__ = ["set_up"]
 log = structlog.get_logger()
 
 DUPLICATE_WINDOW_S = 120.0
+MAX_KEPT = 10_000
+"""Answers, or conversations; the oldest go first."""
 MANY = 3
 """Servers that keep a copy each; with fewer than that many no copy can be lost."""
 
@@ -76,6 +78,7 @@ def _configs(names: FleetNames, settings: FleetSettings, copies: int) -> Iterato
     bucket: Mapping[str, Any] = {
         "retention": RetentionPolicy.LIMITS,
         "max_msgs_per_subject": 1,
+        "max_msgs": MAX_KEPT,  # names come from outside, and must not pile up
         "allow_rollup_hdrs": True,
         "num_replicas": copies,
     }

@@ -7,7 +7,7 @@ from typing import Any
 
 import structlog
 
-from edge_llm.errors import QueueFullError, UnknownModelError
+from edge_llm.errors import NodeOfflineError, QueueFullError, UnknownModelError
 from edge_llm.fleet.cancelled import end_if_cancelled
 from edge_llm.fleet.desk import Desk, Sorted
 from edge_llm.fleet.door import Door, open_doors
@@ -153,6 +153,10 @@ class Sorter:
         elif request.model is not None and not self._peers.is_served(request.model):
             known = f"there is no model {request.model!r} in this fleet"
             self._desk.refuse(UnknownModelError(known, param="model"), publication)
+        elif request.node is not None and not self._peers.may_be_there(request.node):
+            # Not parked: each name would have a place of its own at the servers, for ever.
+            away = f"there is no node {request.node[:64]!r} in this fleet now"
+            self._desk.refuse(NodeOfflineError(away), publication)
         elif self._queue.num_waiting >= self._max_waiting:
             full = QueueFullError(
                 f"{self._max_waiting} requests wait in the fleet, as many as may",
