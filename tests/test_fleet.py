@@ -12,6 +12,7 @@ import pytest
 
 from edge_llm.engine.queue import QueuedEngine
 from edge_llm.fleet import FleetNames, FleetSource
+from edge_llm.fleet.door import Door
 from edge_llm.node.desk import NodeDesk
 from edge_llm.preset import Preset, Presets
 from edge_llm.protocol import ModelInfo, NodeInfo
@@ -146,6 +147,33 @@ async def test_what_a_node_that_stops_has_not_said_another_says(
     events = [json.loads(event)["event"] for event in said(client, "q/event")]
     assert events == ["started", "first_token", "restarted", "started", "first_token", "done"]
     assert [json.loads(delta)["seq"] for delta in said(client, "q/delta")] == [0, 0, 1]
+
+
+@pytest.mark.parametrize("ahead_s", [-1.0, 1.0])  # of another server's clock
+async def test_what_comes_in_while_the_doors_are_opened_is_answered_once(
+    server: NatsServer, client: RawClient, monkeypatch: pytest.MonkeyPatch, ahead_s: float
+) -> None:
+    open_door = Door.open
+
+    async def open_amid_requests(door: Door, lease_s: float) -> None:
+        if door.is_mqtt:  # our stream is there, and has the first; that of MQTT drops it
+            await publish(client, "before")
+        await open_door(door, lease_s)
+        if door.is_mqtt:
+            door.open_since += ahead_s
+            await publish(client, "between")
+
+    monkeypatch.setattr(Door, "open", open_amid_requests)
+    async with joined(server, "a") as a:
+        await eventually(lambda: said(client, "before") and said(client, "between"))
+        await asyncio.sleep(0.5)  # for a second answer
+        assert len(client.messages) == len(a.asked) == 2
+
+
+async def publish(client: RawClient, name: str) -> None:
+    """Ask, and wait until the server has confirmed it."""
+    info = client.publish(f"llm/request/{name}", f"say {name}", 1)
+    await eventually(info.is_published)
 
 
 async def test_the_urgent_goes_first(server: NatsServer, client: RawClient) -> None:

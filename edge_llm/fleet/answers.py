@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
+from edge_llm.fleet.first import put_first
 from edge_llm.fleet.names import FleetNames
 from edge_llm.outgoing import Outgoing
 from edge_llm.protocol import Message
@@ -61,19 +62,14 @@ class FleetAnswers:
         Raises:
             nats.errors.Error: it could not be written.
         """
-        from nats.js.errors import BadRequestError
-
         kept = {
             "finals": json.loads(dump_messages(answered.finals)),
             "turns": _TURNS.dump_python(answered.turns, mode="json"),
         }
-        first = {"Nats-Expected-Last-Subject-Sequence": "0"}
         data = json.dumps(kept, ensure_ascii=False).encode()
-        try:
-            await self._js.publish(self._subject(name), data, headers=first)
-        except BadRequestError:
-            return await self.find(name) or answered
-        return answered
+        if await put_first(self._js, self._subject(name), data):
+            return answered
+        return await self.find(name) or answered
 
     def _subject(self, name: str) -> str:
         return f"$KV.{self._bucket}.{name}"

@@ -3,20 +3,26 @@
 There are two. The MQTT door of the servers confirms a QoS 1 message to its sender when it is in a
 stream of its own (``$MQTT_msgs``); it also passes it on to those who listen, our stream of requests
 among them, but looks to nobody having it: while that stream elects a leader, it has not. So what is
-confirmed is taken from the stream of the MQTT door, and the rest from ours.
+confirmed is taken from the stream of the MQTT door, and the rest from ours. No clock says to which
+of the two a request belongs that comes in just when the door of MQTT is opened for the first time:
+those belong to the door that takes them first.
 """
 
 import json
 from typing import Any
 
+from edge_llm.fleet.first import put_first
 from edge_llm.fleet.item import MQTT_QOS, SESSION_OF_MQTT, SESSION_OF_REQUESTS, Item, make_item
 from edge_llm.fleet.names import FleetNames
+from edge_llm.store import make_key
 
 __all__ = ["Door", "open_doors"]
 
 MQTT_STREAM, MQTT_PREFIX = "$MQTT_msgs", "$MQTT.msgs."
 WAIT_S = 0.5
 """The servers have so long to come up with a request; a node that ends has to wait for that."""
+OPENING_S = 5.0
+"""Around the opening of the door of MQTT, by the servers' clocks, which may not be the same."""
 ASK_TIMEOUT_S = WAIT_S + 1.0
 ASK = json.dumps({"batch": 1, "expires": int(WAIT_S * 1e9)}).encode()
 
@@ -33,7 +39,8 @@ class Door:
 
     def __init__(self, client: Any, stream: str, consumer: str, names: FleetNames) -> None:
         self._client, self._stream, self._consumer, self._names = client, stream, consumer, names
-        self._is_mqtt = stream == MQTT_STREAM
+        self.is_mqtt = stream == MQTT_STREAM
+        """Whether it is the one of confirmed messages."""
         self.open_since = 0.0
         """By the clock of the servers, in Unix seconds."""
 
@@ -48,9 +55,7 @@ class Door:
 
         config = ConsumerConfig(
             durable_name=self._consumer,
-            filter_subject=f"{MQTT_PREFIX}{self._names.request_subjects}"
-            if self._is_mqtt
-            else None,
+            filter_subject=f"{MQTT_PREFIX}{self._names.request_subjects}" if self.is_mqtt else None,
             ack_policy=AckPolicy.EXPLICIT,
             ack_wait=lease_s,
         )
@@ -73,17 +78,36 @@ class Door:
         return make_item(
             message,
             self._names.topic(message.subject.removeprefix(MQTT_PREFIX)),
-            origin=SESSION_OF_MQTT if self._is_mqtt else SESSION_OF_REQUESTS,
+            origin=SESSION_OF_MQTT if self.is_mqtt else SESSION_OF_REQUESTS,
             qos=int(headers.get(MQTT_QOS, "1")),
             arrived_at=meta.timestamp.timestamp(),
             num_delivered=meta.num_delivered,
             seq=meta.sequence.stream,
         )
 
-    def leaves(self, item: Item, other: "Door") -> bool:
-        """Tell whether a request of this door is one that came in by the other one, too."""
-        is_confirmed = (item.message.headers or {}).get(MQTT_QOS, "0") != "0"
-        return not self._is_mqtt and is_confirmed and item.arrived_at >= other.open_since
+    async def leaves(self, item: Item, other: "Door") -> bool:
+        """Tell whether a request of this door is one that the other door sorts.
+
+        Raises:
+            nats.errors.Error: nobody could say.
+        """
+        if (item.message.headers or {}).get(MQTT_QOS, "0") == "0":
+            return False
+        if self.is_mqtt:  # for longer, as what is in both came into ours first
+            is_opening = item.arrived_at < self.open_since + 2 * OPENING_S
+            return is_opening and not await self._is_ours(item)
+        if abs(item.arrived_at - other.open_since) < OPENING_S:
+            return not await self._is_ours(item)
+        return item.arrived_at > other.open_since
+
+    async def _is_ours(self, item: Item) -> bool:
+        """Make a request this door's, if it isn't the other one's."""
+        js, bucket, ours = self._client.jetstream(), self._names.answers, self._stream.encode()
+        name = make_key(item.publication.topic, item.publication.payload).hex()
+        subject = f"$KV.{bucket}.door-{name}"
+        if await put_first(js, subject, ours):
+            return True
+        return bool((await js.get_last_msg(f"KV_{bucket}", subject)).data == ours)
 
 
 async def open_doors(client: Any, names: FleetNames, lease_s: float) -> tuple[Door, Door]:

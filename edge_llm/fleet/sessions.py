@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
+from edge_llm.fleet.first import put_first
 from edge_llm.fleet.names import FleetNames
 from edge_llm.protocol import Message
 
 __all__ = ["FleetSessions", "Held"]
 
 _TURNS = TypeAdapter(tuple[Message, ...])
-FIRST = {"Nats-Expected-Last-Subject-Sequence": "0"}
 
 
 class Held(NamedTuple):
@@ -76,13 +76,7 @@ class FleetSessions:
         Raises:
             nats.errors.Error: nobody could say.
         """
-        from nats.js.errors import BadRequestError
-
-        try:
-            await self._js.publish(self._lock(session), self._node.encode(), headers=FIRST)
-        except BadRequestError:
-            return False
-        return True
+        return await put_first(self._js, self._lock(session), self._node.encode())
 
     async def extend(self, session: str) -> None:
         """Keep the turn.

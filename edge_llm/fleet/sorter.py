@@ -129,17 +129,17 @@ class Sorter:
                 if (item := await door.next()) is None:
                     continue
                 self._leases.hold(item)
-                if door.leaves(item, other):
-                    self._leases.end(item.publication)
-                else:
-                    await self._sort_safely(item, take)
+                await self._sort_safely(item, door, other, take)
             except (Error, TimeoutError) as exc:
                 log.debug("fleet.sort_failed", reason=str(exc) or type(exc).__name__)
                 await asyncio.sleep(RETRY_S)
 
-    async def _sort_safely(self, item: Item, take: Take) -> None:
+    async def _sort_safely(self, item: Item, door: Door, other: Door, take: Take) -> None:
         meta = item.message.metadata
         try:
+            if await door.leaves(item, other):
+                self._leases.end(item.publication)
+                return
             await self._sort(item, take, key=f"{meta.stream}-{meta.sequence.stream}")
         except BaseException:  # else its lease would be extended for ever
             self._leases.end(item.publication, give_back=True)
