@@ -18,6 +18,15 @@ from tests.programs import HOST, POLL_S
 
 T = TypeVar("T")
 
+CALLBACKS = (
+    "on_connect",
+    "on_connect_fail",
+    "on_disconnect",
+    "on_message",
+    "on_publish",
+    "on_subscribe",
+)
+
 
 class RawClient:
     """A requester as others would write it: plain paho, and a list of what came in.
@@ -70,6 +79,8 @@ class RawClient:
     ) -> None:
         self.paho.disconnect()
         await asyncio.to_thread(self.paho.loop_stop)
+        for name in CALLBACKS:  # that know the client, which would keep itself and its sockets
+            setattr(self.paho, name, None)
 
     async def subscribe(self, *topic_filters: str, qos: int = 1) -> None:
         """Subscribe, and wait until the broker has agreed."""

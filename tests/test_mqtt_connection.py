@@ -8,6 +8,7 @@ from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+import paho.mqtt.client as paho
 import pytest
 from structlog.testing import capture_logs
 
@@ -15,6 +16,7 @@ from edge_llm.errors import BrokerError
 from edge_llm.mqtt import MqttConnection, Publication, Subscription, Will
 from edge_llm.mqtt import connection as mqtt
 from edge_llm.mqtt import link as mqtt_link
+from edge_llm.mqtt.link import Link
 from edge_llm.settings import MqttSettings
 from tests.brokers import Broker, Mosquitto, Proxy, open_amqtt
 from tests.clients import eventually
@@ -131,14 +133,25 @@ async def test_amqtt_is_one_of_those_that_ignore_mqtt_5() -> None:
         await asyncio.wait_for(connection.publish("t", b"", 1), 5)
 
 
-async def test_leaving_at_any_moment_of_the_connecting_ends_it(broker: Broker) -> None:
+async def test_leaving_at_any_moment_of_the_connecting_ends_it(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clients: list[paho.Client] = []
+    make_client = Link._make_client
+
+    def make_and_note(link: Link) -> paho.Client:
+        clients.append(make_client(link))
+        return clients[-1]
+
+    monkeypatch.setattr(Link, "_make_client", make_and_note)
     for delay_s in (0, 0.001, 0.003, 0.01, 0.02, 0.04):
         begin = time.monotonic()
         async with MqttConnection(broker.settings(), "ours", []) as connection:
             await asyncio.sleep(delay_s)
         assert time.monotonic() - begin < 1.5
         await asyncio.sleep(0.02)  # a downgrade that goes on would connect now
-        assert connection._link.client.socket() is None
+        assert clients
+        assert not [client for client in clients if client.socket()]
         assert not connection.is_connected
 
 

@@ -307,7 +307,9 @@ async def test_what_is_too_large_for_the_broker_is_not_sent_again_and_again(
             assert connection.connection == 1
 
 
-async def test_leaving_gives_up_what_waits(down: MqttConnection) -> None:
-    waits = [down.publish("t", b"", 1), down.publish("t", b"", 0, keep=True)]
-    await down.__aexit__(None, None, None)
+async def test_leaving_gives_up_what_waits(mosquitto: Mosquitto) -> None:
+    async with connected(mosquitto.broker().settings()) as down:
+        mosquitto.stop()
+        await eventually(lambda: not down.is_connected)
+        waits = [down.publish("t", b"", 1), down.publish("t", b"", 0, keep=True)]
     assert all(future.cancelled() for future in waits)

@@ -10,6 +10,8 @@ happens in the event loop. The rules that hold, with their reasons in brackets:
   of a loss.
 - At the end no connection is left [4]: paho's thread may make one while it is being stopped.
 - What the loop has not got round to stays at the broker [5]: paho's thread waits, and TCP with it.
+- A client that has ended goes at once [6]: paho closes the sockets that wake its thread only then,
+  and callbacks that know the client would keep it until the garbage collector's next round.
 """
 
 import asyncio
@@ -45,6 +47,15 @@ CONNECT_TIMEOUT_S = 5.0  # of TCP, and again of TLS
 ANSWER_TIMEOUT_S = 1.5  # from TCP's connection to MQTT's; amqtt never answers MQTT 5
 MAX_PACKET_BYTES = 2**24  # no request is as large, nor an answer with all that can be told of it
 MAX_IN_FLIGHT = 10  # brokers take as many at least (HiveMQ); paho's own 20 may be too many
+CALLBACKS = (
+    "on_connect",
+    "on_connect_fail",
+    "on_disconnect",
+    "on_message",
+    "on_publish",
+    "on_socket_open",
+    "on_subscribe",
+)
 # paho's words for how a connection ended
 CLOSED, TAKEN_OVER = "Unspecified error", "Session taken over"
 
@@ -159,7 +170,9 @@ class Link:
             await self._change
         if self._next_connect:
             self._next_connect.cancel()
-        await _end_client(self.client)
+        client, self._socket = self.client, None
+        del self.client  # [6]
+        await _end_client(client)
 
     @property
     def is_5(self) -> bool:
@@ -218,7 +231,7 @@ class Link:
 
             def call() -> None:
                 # Not of one that was replaced meanwhile, nor at the end, where nothing is news.
-                if client is self.client and not self._is_closing:
+                if not self._is_closing and client is self.client:
                     self.heard_at = time.monotonic()
                     method(*arguments)
 
@@ -402,6 +415,8 @@ async def _end_client(client: paho.Client) -> None:
         await asyncio.to_thread(client.loop_stop)
     if client.socket() is not None:  # [4]
         client.disconnect()
+    for callback in CALLBACKS:  # [6]
+        setattr(client, callback, None)
 
 
 def _check_host(host: str) -> None:
