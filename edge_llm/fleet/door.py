@@ -5,16 +5,15 @@ stream of its own (``$MQTT_msgs``); it also passes it on to those who listen, ou
 among them, but looks to nobody having it: while that stream elects a leader, it has not. So what is
 confirmed is taken from the stream of the MQTT door, and the rest from ours. No clock says to which
 of the two a request belongs that comes in just when the door of MQTT is opened for the first time:
-those belong to the door that takes them first.
+those belong to the door that claims them first.
 """
 
 import json
 from typing import Any
 
-from edge_llm.fleet.first import put_first
+from edge_llm.fleet.claims import Claims
 from edge_llm.fleet.item import MQTT_QOS, SESSION_OF_MQTT, SESSION_OF_REQUESTS, Item, make_item
 from edge_llm.fleet.names import FleetNames
-from edge_llm.store import make_key
 
 __all__ = ["Door", "open_doors"]
 
@@ -22,7 +21,8 @@ MQTT_STREAM, MQTT_PREFIX = "$MQTT_msgs", "$MQTT.msgs."
 WAIT_S = 0.5
 """The servers have so long to come up with a request; a node that ends has to wait for that."""
 OPENING_S = 5.0
-"""Around the opening of the door of MQTT, by the servers' clocks, which may not be the same."""
+"""Around the opening of the door of MQTT, as servers' clocks differ. A claim lasts as long, so none
+that was made by then counts when the door of MQTT looks at no claims any more."""
 ASK_TIMEOUT_S = WAIT_S + 1.0
 ASK = json.dumps({"batch": 1, "expires": int(WAIT_S * 1e9)}).encode()
 
@@ -39,6 +39,7 @@ class Door:
 
     def __init__(self, client: Any, stream: str, consumer: str, names: FleetNames) -> None:
         self._client, self._stream, self._consumer, self._names = client, stream, consumer, names
+        self._claims = Claims(client, names, OPENING_S)
         self.is_mqtt = stream == MQTT_STREAM
         """Whether it is the one of confirmed messages."""
         self.open_since = 0.0
@@ -93,21 +94,13 @@ class Door:
         """
         if (item.message.headers or {}).get(MQTT_QOS, "0") == "0":
             return False
-        if self.is_mqtt:  # for longer, as what is in both came into ours first
-            is_opening = item.arrived_at < self.open_since + 2 * OPENING_S
-            return is_opening and not await self._is_ours(item)
-        if abs(item.arrived_at - other.open_since) < OPENING_S:
-            return not await self._is_ours(item)
-        return item.arrived_at > other.open_since
-
-    async def _is_ours(self, item: Item) -> bool:
-        """Make a request this door's, if it isn't the other one's."""
-        js, bucket, ours = self._client.jetstream(), self._names.answers, self._stream.encode()
-        name = make_key(item.publication.topic, item.publication.payload).hex()
-        subject = f"$KV.{bucket}.door-{name}"
-        if await put_first(js, subject, ours):
-            return True
-        return bool((await js.get_last_msg(f"KV_{bucket}", subject)).data == ours)
+        since_s = item.arrived_at - (self if self.is_mqtt else other).open_since
+        if abs(since_s) > 2 * OPENING_S:
+            return since_s > 0 and not self.is_mqtt
+        if self.is_mqtt or since_s < OPENING_S:
+            return not await self._claims.claim(self._stream, item)
+        # What was claimed by then may be said again; nothing else is ours any more.
+        return not await self._claims.has(self._stream, item)
 
 
 async def open_doors(client: Any, names: FleetNames, lease_s: float) -> tuple[Door, Door]:
