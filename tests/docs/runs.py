@@ -30,6 +30,8 @@ PACKAGES = {
 END_S = 15.0
 """How long a command that is ended may take."""
 SHOWN_CHARS = 2000
+HEARS_CTRL_C = ("env", "--default-signal=INT")
+"""Also where the tests were started by a shell in its background, which has it ignored."""
 
 
 def command_of(block: Block) -> list[str]:
@@ -61,7 +63,7 @@ def run_block(
     output = directory.parent / "output.txt"
     with output.open("wb") as file:
         process = subprocess.Popen(
-            [*enter, *command_of(block)],
+            [*enter, *HEARS_CTRL_C, *command_of(block)],
             cwd=directory,
             env=dict(environment),
             stdin=subprocess.DEVNULL,
