@@ -1,6 +1,5 @@
 """Accounts at a broker, and the broker of an installation, which asks for them."""
 
-import asyncio
 import os
 import re
 import shutil
@@ -199,8 +198,7 @@ async def answer_to(client: RawClient) -> int:
         await eventually(lambda: answers)
         return answers[0]
     finally:
-        client.paho.disconnect()
-        await asyncio.to_thread(client.paho.loop_stop)
+        await client.stop()
 
 
 def make_etc(directory: Path) -> Path:

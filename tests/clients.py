@@ -77,6 +77,10 @@ class RawClient:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        await self.stop()
+
+    async def stop(self) -> None:
+        """End the connection, or the tries to make one."""
         self.paho.disconnect()
         await asyncio.to_thread(self.paho.loop_stop)
         for name in CALLBACKS:  # that know the client, which would keep itself and its sockets

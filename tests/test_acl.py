@@ -1,6 +1,5 @@
 """Devices with accounts at a real mosquitto, with the configuration that we ship for a network."""
 
-import asyncio
 import json
 import ssl
 from collections.abc import AsyncIterator, Iterator
@@ -252,8 +251,7 @@ async def is_cut_off(client: RawClient) -> bool:
     client.paho.connect_async(HOST, client._port, 60)
     client.paho.loop_start()
     await eventually(lambda: ends)
-    client.paho.disconnect()
-    await asyncio.to_thread(client.paho.loop_stop)
+    await client.stop()
     return ends[0]
 
 

@@ -181,7 +181,7 @@ def test_the_doctor_without_a_card_says_what_it_can(card_model_dir: Path) -> Non
     done = run("doctor", "--model", str(card_model_dir))
     assert done.returncode == 1  # nothing here can run it
     assert "axclhost" in done.stdout
-    assert "hidden 192, vocabulary 2048" in done.stdout
+    assert "hidden 192, vocabulary 2048" in done.stdout, done.stdout
 
 
 @pytest.mark.parametrize(("cmm_mib", "num_slots"), [(7040, 4), (5100, 2), (4800, 1), (4600, 0)])

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from statistics import median
 
 from edge_llm.doctor.case import Case
 from edge_llm.doctor.check import cut
@@ -212,7 +213,7 @@ async def _ask(asker: Probe, answerer: Probe, topic: str, qos: int) -> float:
         answerer.send(f"{topic}/back", payload, qos)
         await asker.expect(payload, ECHO_S)
         times.append(time.monotonic() - began)
-    return sorted(times)[NUM_ECHOES // 4]  # some are slow because the machine is busy
+    return median(times)  # some are slow as the machine is busy, some quick as acknowledgements are
 
 
 async def examine_window(case: Case) -> AsyncGenerator[Finding]:

@@ -1,5 +1,6 @@
 """What runs the blocks notices what is wrong with one."""
 
+import sys
 import time
 from pathlib import Path
 
@@ -129,6 +130,8 @@ def test_a_private_network_has_every_port_free_and_keeps_nothing(tmp_path: Path)
     clone = tmp_path / "clone"
     clone.mkdir()
     variables = environment_of(clone)
+    python = str(Path(sys.executable).parent)  # as "python" it is not everywhere
+    variables["PATH"] = f"{python}:{variables['PATH']}"
     listen = "import socket; socket.create_server(('127.0.0.1', 1883)); print('listens')"
     block = Block("page.md", 1, "python", listen)
     daemon = Block(
