@@ -189,15 +189,14 @@ def test_it_measures_the_card_and_its_bus_and_compares(
 
 
 async def test_a_card_that_the_service_has_is_refused(
-    card_model_dir: Path, card_alone: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    card_model_dir: Path, card_alone: dict[str, str]
 ) -> None:
-    for name, value in card_alone.items():
-        monkeypatch.setenv(name, value)
     library = Path(card_alone["EDGE_LLM_ENGINE__WORKER__AXCL_LIBRARY"])
     worker = WorkerSettings(model=card_model_dir, axcl_library=library, self_test=False)
     async with open_engine(EngineSettings(worker=worker)) as engine:
         await engine.ready()
-        done = await asyncio.to_thread(bench, "--short", "--model", str(card_model_dir))
+        model = str(card_model_dir)
+        done = await asyncio.to_thread(bench, "--short", "--model", model, **card_alone)
     assert done.returncode == 1
     assert done.stdout == ""
     said = done.stderr.splitlines()[-1]
