@@ -1,5 +1,6 @@
 """Brokers for whoever asks for one."""
 
+import threading
 from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 
@@ -31,6 +32,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def no_state_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nodes that a test starts remember nothing of another test, and leave nothing behind."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "xdg_state_home"))
+
+
+@pytest.fixture(autouse=True)
+def no_client_is_left() -> Iterator[None]:
+    """A client that was not ended would try its broker's port for ever, whoever has it then."""
+    before = set(threading.enumerate())
+    yield
+    left = [thread.name for thread in threading.enumerate() if thread not in before]
+    assert not [name for name in left if name.startswith("paho-mqtt-client")]
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import threading
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
@@ -153,6 +154,25 @@ async def test_leaving_at_any_moment_of_the_connecting_ends_it(
         assert clients
         assert not [client for client in clients if client.socket()]
         assert not connection.is_connected
+
+
+async def test_leaving_that_is_cut_short_leaves_no_connection(mosquitto: Mosquitto) -> None:
+    async def leave() -> None:
+        async with connected(proxied, client_id="cut-short") as connection:
+            proxy.swallows = True
+            connection.publish("t", b"", 1)
+            waits.set()
+
+    waits = asyncio.Event()
+    async with Proxy(mosquitto.port) as proxy:
+        proxied = mosquitto.broker().settings(port=proxy.port)
+        leaving = asyncio.create_task(leave())
+        await waits.wait()
+        await asyncio.sleep(0.05)  # it waits for the broker to confirm
+        leaving.cancel()
+        await asyncio.wait({leaving}, timeout=5)
+        assert leaving.cancelled()
+    assert not [thread.name for thread in threading.enumerate() if "cut-short" in thread.name]
 
 
 async def test_a_broker_that_is_not_there_is_said_once_and_found_when_it_comes(

@@ -1,6 +1,7 @@
 """A connection to a broker, and the task that takes what comes in by it."""
 
 import asyncio
+from abc import ABC, abstractmethod
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
@@ -10,7 +11,7 @@ from edge_llm.mqtt import MqttConnection
 __all__ = ["Receiving"]
 
 
-class Receiving:
+class Receiving(ABC):
     """Connected, and listening, until the context is left."""
 
     _mqtt: MqttConnection
@@ -31,6 +32,6 @@ class Receiving:
             await self._receiver
         await self._mqtt.__aexit__(exc_type, exc, traceback)
 
+    @abstractmethod
     async def _receive(self) -> None:
         """Take what comes in, for ever."""
-        raise NotImplementedError

@@ -8,7 +8,8 @@ it would take.
 import asyncio
 import socket
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Literal
 
 import paho.mqtt.client as paho
@@ -19,6 +20,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from edge_llm.doctor.check import CheckError
 from edge_llm.doctor.threads import in_thread
+from edge_llm.mqtt.ending import end_client
 from edge_llm.mqtt.message import make_properties
 from edge_llm.mqtt.tls import make_tls_context
 from edge_llm.mqtt.trouble import Trouble
@@ -72,12 +74,6 @@ class Probe:
             self._loop.call_soon_threadsafe(method, *args)
 
         return call
-
-    def release(self) -> None:
-        """Let go of the client, so that it closes its sockets now and not when it is collected."""
-        client = self._client
-        client.on_connect = client.on_disconnect = client.on_message = None
-        client.on_subscribe = client.on_publish = None
 
     async def subscribe(self, topic_filter: str, qos: int = 1) -> ReasonCode:
         """Subscribe, and return what the broker says to it.
@@ -207,11 +203,7 @@ async def open_probe(
         await _connect(connect, probe, trouble)
         yield probe
     finally:
-        client.disconnect()
-        with suppress(AttributeError):  # paho joins a thread that may have unset itself just now
-            # In a thread, as paho's may wait for a broker that does not read.
-            await in_thread(client.loop_stop)
-        probe.release()
+        await in_thread(partial(end_client, client))
 
 
 async def _connect(connect: Callable[[], None], probe: Probe, trouble: Trouble) -> None:

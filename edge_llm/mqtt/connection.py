@@ -108,11 +108,13 @@ class MqttConnection:
         traceback: TracebackType | None,
     ) -> None:
         pending = [outgoing.confirmed for outgoing in self._outgoing.values()]
-        if pending and self.is_connected:
-            await asyncio.wait(pending, timeout=STOP_TIMEOUT_S)
-        for outgoing in (*self._outgoing.values(), *self._waiting):
-            outgoing.confirmed.cancel()
-        await self._link.aclose()
+        try:
+            if pending and self.is_connected:
+                await asyncio.wait(pending, timeout=STOP_TIMEOUT_S)
+        finally:  # also when it is cancelled while it waits
+            for outgoing in (*self._outgoing.values(), *self._waiting):
+                outgoing.confirmed.cancel()
+            await self._link.aclose()
 
     async def messages(self) -> AsyncGenerator[Publication]:
         """Yield what comes in, for ever, across reconnects."""

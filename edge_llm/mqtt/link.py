@@ -8,10 +8,8 @@ happens in the event loop. The rules that hold, with their reasons in brackets:
 - TCP_NODELAY is set [2]: without it each QoS 1 exchange takes 40 ms or more.
 - The delay before a try is drawn one event ahead [3], as paho begins to wait before the loop hears
   of a loss.
-- At the end no connection is left [4]: paho's thread may make one while it is being stopped.
-- What the loop has not got round to stays at the broker [5]: paho's thread waits, and TCP with it.
-- A client that has ended goes at once [6]: paho closes the sockets that wake its thread only then,
-  and callbacks that know the client would keep it until the garbage collector's next round.
+- What the loop has not got round to stays at the broker [4]: paho's thread waits, and TCP with it.
+- Nothing keeps a client that has ended [5], for the sake of its sockets.
 """
 
 import asyncio
@@ -33,6 +31,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from edge_llm.errors import ConfigurationError
 from edge_llm.mqtt.backoff import Backoff
+from edge_llm.mqtt.ending import end_client
 from edge_llm.mqtt.message import Will, make_properties
 from edge_llm.mqtt.throttle import throttle
 from edge_llm.mqtt.tls import load_again, make_tls_context
@@ -47,15 +46,6 @@ CONNECT_TIMEOUT_S = 5.0  # of TCP, and again of TLS
 ANSWER_TIMEOUT_S = 1.5  # from TCP's connection to MQTT's; amqtt never answers MQTT 5
 MAX_PACKET_BYTES = 2**24  # no request is as large, nor an answer with all that can be told of it
 MAX_IN_FLIGHT = 10  # brokers take as many at least (HiveMQ); paho's own 20 may be too many
-CALLBACKS = (
-    "on_connect",
-    "on_connect_fail",
-    "on_disconnect",
-    "on_message",
-    "on_publish",
-    "on_socket_open",
-    "on_subscribe",
-)
 # paho's words for how a connection ended
 CLOSED, TAKEN_OVER = "Unspecified error", "Session taken over"
 
@@ -166,13 +156,13 @@ class Link:
         self._is_closing = True
         self.connected.clear()
         self._stop_waiting_for_answer()
-        if self._change:
-            await self._change
         if self._next_connect:
             self._next_connect.cancel()
         client, self._socket = self.client, None
-        del self.client  # [6]
-        await _end_client(client)
+        del self.client  # [5]
+        if self._change:
+            await self._change
+        await asyncio.to_thread(end_client, client)
 
     @property
     def is_5(self) -> bool:
@@ -210,7 +200,7 @@ class Link:
         client.on_connect_fail = self._from_thread(client, self._unreachable, sys.exception)
         client.on_disconnect = self._from_thread(client, self._lost)
         received = self._from_thread(client, self._listener.received)
-        client.on_message = throttle(received, self._loop)  # [5]
+        client.on_message = throttle(received, self._loop)  # [4]
         client.on_publish = self._from_thread(client, self._listener.confirmed)
         client.on_subscribe = self._from_thread(client, self._listener.subscribed)
         return client
@@ -350,8 +340,9 @@ class Link:
         self._change = self._loop.create_task(self._replace(old, delay_s), name="mqtt.change")
 
     async def _replace(self, old: paho.Client, delay_s: float) -> None:
-        await _end_client(old)
-        self._next_connect = self._loop.call_later(delay_s, self._connect)
+        await asyncio.to_thread(end_client, old)
+        if not self._is_closing:
+            self._next_connect = self._loop.call_later(delay_s, self._connect)
 
     def _unreachable(self, exc: BaseException | None) -> None:
         self.trouble.could_not_connect(exc)
@@ -407,16 +398,6 @@ class Link:
             return
         if awaited and self._protocol != self._first_protocol:  # it may be another broker now
             self._change_client(self._first_protocol, self._backoff.draw_delay_s())
-
-
-async def _end_client(client: paho.Client) -> None:
-    client.disconnect()
-    with suppress(AttributeError):  # paho joins a thread that may have unset itself a moment before
-        await asyncio.to_thread(client.loop_stop)
-    if client.socket() is not None:  # [4]
-        client.disconnect()
-    for callback in CALLBACKS:  # [6]
-        setattr(client, callback, None)
 
 
 def _check_host(host: str) -> None:
