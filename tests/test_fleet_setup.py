@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 from nats.errors import Error
+from nats.js.api import ConsumerConfig
 from pydantic import ValidationError
+from structlog.testing import capture_logs
 
 from edge_llm.errors import ConfigurationError
 from edge_llm.fleet.connection import connect_fleet
+from edge_llm.fleet.consumers import ensure_consumer
 from edge_llm.fleet.names import FleetNames, Ticket
 from edge_llm.fleet.setup import set_up
 from edge_llm.settings import FleetSettings, Settings
@@ -35,6 +38,56 @@ async def test_what_is_missing_is_made_once_and_what_differs_is_named(tmp_path: 
             with pytest.raises(ConfigurationError, match=r"KV_LLM_ANSWERS has max_age 3600.*30"):
                 await set_up(client, NAMES, other)
             assert (await js.stream_info("KV_LLM_LOCKS")).config.max_age == 10.0  # as it was
+
+
+async def test_each_setting_of_a_stream_that_was_changed_is_named(tmp_path: Path) -> None:
+    with nats_servers(tmp_path) as [server]:
+        settings = FleetSettings(servers=(server.url,))
+        async with connect_fleet(settings, "test") as client:
+            js = client.jetstream()
+            await set_up(client, NAMES, settings)
+            for name, changes, says in (
+                ("LLM_WORK", {"max_age": 600.0}, "LLM_WORK has max_age 600"),
+                ("LLM_REQUESTS", {"duplicate_window": 5.0}, "REQUESTS has duplicate_window 5"),
+                ("KV_LLM_ANSWERS", {"max_msgs_per_subject": 5}, "max_msgs_per_subject 5, and"),
+                ("KV_LLM_SESSIONS", {"subjects": ["$KV.x.>"]}, r"SESSIONS has subjects \["),
+            ):
+                usual = (await js.stream_info(name)).config
+                await js.update_stream(usual.evolve(**changes))
+                with pytest.raises(ConfigurationError, match=says):
+                    await set_up(client, NAMES, settings)
+                await js.update_stream(usual)
+            await set_up(client, NAMES, settings)
+            usual = (await js.stream_info("KV_LLM_ANSWERS")).config
+            await js.update_stream(usual.evolve(max_msgs=20_000))  # somebody has reasons
+            with capture_logs() as logs:
+                await set_up(client, NAMES, settings)
+            assert [(e["event"], e["stream"], e["max_msgs"]) for e in logs] == [
+                ("fleet.other_bound", "KV_LLM_ANSWERS", 20_000)
+            ]
+            assert (await js.stream_info("KV_LLM_ANSWERS")).config.max_msgs == 20_000
+
+
+async def test_a_consumer_that_was_changed_is_named_and_left(tmp_path: Path) -> None:
+    wanted = ConsumerConfig(durable_name="c", filter_subject="t.x", ack_wait=10.0, max_deliver=-1)
+    with nats_servers(tmp_path) as [server]:
+        async with connect_fleet(FleetSettings(servers=(server.url,)), "test") as client:
+            js = client.jetstream()
+            await js.add_stream(name="S", subjects=["t.>"])
+            with capture_logs() as logs:
+                for _ in range(2):
+                    assert (await ensure_consumer(js, "S", wanted)).config.ack_wait == 10.0
+            assert not logs
+            await js.add_consumer("S", wanted.evolve(ack_wait=3.0, max_deliver=2))
+            with capture_logs() as logs:
+                found = await ensure_consumer(js, "S", wanted)
+            assert (found.config.ack_wait, found.config.max_deliver) == (3.0, 2)
+            [said] = logs
+            assert said["settings"] == [
+                "ack_wait 3.0, and this node wants 10.0",
+                "max_deliver 2, and this node wants -1",
+            ]
+            assert "nats consumer edit S c" in said["do"]
 
 
 @pytest.mark.soak

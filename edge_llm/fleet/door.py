@@ -12,6 +12,7 @@ import json
 from typing import Any
 
 from edge_llm.fleet.claims import Claims
+from edge_llm.fleet.consumers import ensure_consumer
 from edge_llm.fleet.item import MQTT_QOS, SESSION_OF_MQTT, SESSION_OF_REQUESTS, Item, make_item
 from edge_llm.fleet.names import FleetNames
 
@@ -58,9 +59,10 @@ class Door:
             durable_name=self._consumer,
             filter_subject=f"{MQTT_PREFIX}{self._names.request_subjects}" if self.is_mqtt else None,
             ack_policy=AckPolicy.EXPLICIT,
+            max_deliver=-1,  # as often as need be
             ack_wait=lease_s,
         )
-        info = await self._client.jetstream().add_consumer(self._stream, config)
+        info = await ensure_consumer(self._client.jetstream(), self._stream, config)
         self.open_since = info.created.timestamp() if info.created else 0.0
 
     async def next(self) -> Item | None:

@@ -16,6 +16,7 @@ from typing import Any
 import structlog
 
 from edge_llm.fleet.cancelled import end_if_cancelled
+from edge_llm.fleet.consumers import ensure_consumer
 from edge_llm.fleet.desk import Sorted
 from edge_llm.fleet.item import (
     ARRIVED,
@@ -238,12 +239,14 @@ class WorkQueue:
             return
         from nats.js.api import AckPolicy, ConsumerConfig
 
-        await self._js.add_consumer(
+        await ensure_consumer(
+            self._js,
             self._names.work,
             ConsumerConfig(
                 durable_name=self._names.consumer(ticket),
                 filter_subject=self._names.subject(ticket),
                 ack_policy=AckPolicy.EXPLICIT,
+                max_deliver=-1,  # as often as need be
                 ack_wait=self._settings.lease_s,
                 # A speaker says one thing at a time.
                 max_ack_pending=1 if ticket.who.startswith(ROUTE) else None,

@@ -19,6 +19,7 @@ log = structlog.get_logger()
 DUPLICATE_WINDOW_S = 120.0
 MAX_KEPT = 10_000
 """Answers, or conversations; the oldest go first."""
+COMPARED = ("subjects", "retention", "max_age", "max_msgs_per_subject", "duplicate_window")
 MANY = 3
 """Servers that keep a copy each; with fewer than that many no copy can be lost."""
 
@@ -45,6 +46,13 @@ async def set_up(client: Any, names: FleetNames, settings: FleetSettings) -> Non
             except BadRequestError:  # another node was faster
                 found = (await js.stream_info(config.name)).config
         wrong += _differences(config, found)
+        if config.max_msgs is not None and config.max_msgs != found.max_msgs:
+            log.warning(
+                "fleet.other_bound",
+                stream=config.name,
+                max_msgs=found.max_msgs,
+                do=f"nats stream edit {config.name} --max-msgs {config.max_msgs}",
+            )
         if config.num_replicas > (found.num_replicas or 1):  # made when there was one server
             log.warning(
                 "fleet.few_copies",
@@ -88,12 +96,16 @@ def _configs(names: FleetNames, settings: FleetSettings, copies: int) -> Iterato
         (names.locks, settings.lease_s),
     ):
         yield StreamConfig(
-            name=f"KV_{name}", subjects=[f"$KV.{name}.>"], max_age=max_age_s, **bucket
+            name=f"KV_{name}",
+            subjects=[f"$KV.{name}.>"],
+            max_age=max_age_s,
+            duplicate_window=min(DUPLICATE_WINDOW_S, max_age_s),
+            **bucket,
         )
 
 
 def _differences(wanted: Any, found: Any) -> Iterator[str]:
-    for key in ("subjects", "retention", "max_age"):
+    for key in COMPARED:
         ours, theirs = getattr(wanted, key), getattr(found, key)
         if (ours or None) != (theirs or None):
             yield f"{wanted.name} has {key} {theirs}, and this node wants {ours}"
