@@ -12,6 +12,7 @@ import pytest
 
 from edge_llm.engine.queue import QueuedEngine
 from edge_llm.fleet import FleetNames, FleetSource, door
+from edge_llm.fleet.connection import connect_fleet
 from edge_llm.fleet.door import Door
 from edge_llm.node.desk import NodeDesk
 from edge_llm.preset import Preset, Presets
@@ -128,13 +129,81 @@ async def test_a_request_waits_for_a_node_with_room(server: NatsServer, client: 
         assert await answer(client, "first") == "hold on"
 
 
-async def test_what_a_node_that_stops_has_not_said_another_says(
+async def num_put(server: NatsServer) -> int:
+    """How many requests were ever put into the queue."""
+    async with connect_fleet(FleetSettings(servers=(server.url,)), "test") as nats:
+        info = await nats.jetstream().stream_info("LLM_WORK")
+    return int(info.state.last_seq)
+
+
+async def num_left(server: NatsServer) -> int:
+    """How many requests that came in are not dealt with yet."""
+    found = 0
+    async with connect_fleet(FleetSettings(servers=(server.url,)), "test") as nats:
+        for stream, consumer in (door.MQTT_STREAM, "LLM_REQUESTS"), ("LLM_REQUESTS", "sorter"):
+            info = await nats.jetstream().consumer_info(stream, consumer)
+            found += int(info.num_pending or 0) + int(info.num_ack_pending or 0)
+    return found
+
+
+async def test_what_would_not_wait_does_not_go_through_the_queue(
     server: NatsServer, client: RawClient
+) -> None:
+    async with joined(server, "a") as a:
+        for number in range(3):
+            ask(client, f"idle/{number}", f"say {number}")
+            await answer(client, f"idle/{number}")
+        ask(client, "mine", "say mine", node="a", model="tiny")
+        await answer(client, "mine")
+        await eventually_none_is_left(server)
+        ask(client, "long", "hold on")
+        await eventually(lambda: "hold on" in a.asked)
+        assert await num_left(server) == 1  # it would go to another if this node died now
+        assert await num_put(server) == 0
+        ask(client, "waits", "say this")
+        ask(client, "turn", "say that", session="ada")
+        async with asyncio.timeout(5):
+            while await num_put(server) < 2:  # noqa: ASYNC110 - it asks the server
+                await asyncio.sleep(0.02)
+        a.release.set()
+        for name in ("long", "waits", "turn"):
+            await answer(client, name)
+        assert await num_put(server) == 2
+        await eventually_none_is_left(server)
+
+
+async def eventually_none_is_left(server: NatsServer) -> None:
+    async with asyncio.timeout(5):
+        while await num_left(server):  # noqa: ASYNC110 - it asks the server
+            await asyncio.sleep(0.02)
+
+
+async def begin(
+    server: NatsServer, client: RawClient, node: PromptedEngine, *, waits: bool
+) -> None:
+    """Have a node be in the midst of request q, which it took at once or from the queue."""
+    if waits:
+        ask(client, "before", "hold up")
+        await eventually(lambda: node.asked == ["hold up"])
+    ask(client, "q", "hold on", stream="token", events=True)
+    if waits:
+        async with asyncio.timeout(5):
+            while not await num_put(server):  # noqa: ASYNC110 - it asks the server
+                await asyncio.sleep(0.02)
+        client.publish("llm/cancel/before", b"", 0)
+    await eventually(lambda: bool(said(client, "q/delta")))
+
+
+WAITS = pytest.mark.parametrize("waits", [False, True], ids=["at-once", "from-the-queue"])
+
+
+@WAITS
+async def test_what_a_node_that_stops_has_not_said_another_says(
+    server: NatsServer, client: RawClient, *, waits: bool
 ) -> None:
     async with AsyncExitStack() as first:
         a = await first.enter_async_context(joined(server, "a"))
-        ask(client, "q", "hold on", stream="token", events=True)
-        await eventually(lambda: bool(said(client, "q/delta")))
+        await begin(server, client, a, waits=waits)
         async with joined(server, "b") as b:
             b.release.set()
             began = time.monotonic()
@@ -143,7 +212,7 @@ async def test_what_a_node_that_stops_has_not_said_another_says(
             assert body["text"] == "hold on"
             assert body["node"] == "b"
             assert time.monotonic() - began < LEASE_S + 1.0
-    assert a.asked == b.asked == ["hold on"]
+    assert a.asked[waits:] == b.asked == ["hold on"]
     events = [json.loads(event)["event"] for event in said(client, "q/event")]
     assert events == ["started", "first_token", "restarted", "started", "first_token", "done"]
     assert [json.loads(delta)["seq"] for delta in said(client, "q/delta")] == [0, 0, 1]
@@ -352,12 +421,12 @@ async def test_what_waits_too_long_is_told_in_time(server: NatsServer, client: R
         assert a.asked == ["hold on"]
 
 
+@WAITS
 async def test_what_a_hurt_node_holds_goes_to_another(
-    server: NatsServer, client: RawClient
+    server: NatsServer, client: RawClient, *, waits: bool
 ) -> None:
     async with joined(server, "a") as a:
-        ask(client, "q", "hold on", stream="token")
-        await eventually(lambda: bool(said(client, "q/delta")))
+        await begin(server, client, a, waits=waits)
         a.state = "recovering"
         async with joined(server, "b") as b:
             b.release.set()

@@ -11,8 +11,8 @@ __all__ = ["Item", "make_item"]
 SESSION_OF_REQUESTS, SESSION_OF_WORK, SESSION_OF_CANCELLED, SESSION_OF_MQTT = -1, -2, -3, -4
 """In the place of the count of a broker's sessions, which is never below zero."""
 
-TOPIC, QOS, ARRIVED, SESSION, ID, ROUTE = (
-    f"Edge-Llm-{name}" for name in ("Topic", "Qos", "Arrived", "Session", "Id", "Route")
+TOPIC, QOS, ARRIVED, SESSION, ID, ROUTE, AGAIN = (
+    f"Edge-Llm-{name}" for name in ("Topic", "Qos", "Arrived", "Session", "Id", "Route", "Again")
 )
 """Headers of requests that wait."""
 MQTT_QOS = "Nmqtt-Pub"
@@ -51,7 +51,7 @@ def make_item(
         payload=bytes(message.data or b""),
         qos=qos,
         retain=False,
-        dup=num_delivered > 1,
+        dup=num_delivered > 1 or AGAIN in headers,
         packet_id=seq,
         session=origin,
         age_s=max(now - arrived_at, 0.0),

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import structlog
@@ -55,6 +56,12 @@ class Leases:
     def hold(self, item: Item) -> None:
         """Extend one from now on."""
         self._held[_key(item.publication)] = item
+
+    def answer(self, item: Item) -> None:
+        """Have what we hold to sort it for what is answered here: it is forgotten when that is."""
+        del self._held[_key(item.publication)]
+        item.publication = replace(item.publication, session=SESSION_OF_WORK)
+        self.hold(item)
 
     def find(self, publication: Publication) -> Item | None:
         """Return what a message of ours is about, if we hold it."""

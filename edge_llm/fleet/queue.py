@@ -19,6 +19,7 @@ from edge_llm.fleet.cancelled import end_if_cancelled
 from edge_llm.fleet.consumers import ensure_consumer
 from edge_llm.fleet.desk import Sorted
 from edge_llm.fleet.item import (
+    AGAIN,
     ARRIVED,
     ID,
     QOS,
@@ -109,6 +110,8 @@ class WorkQueue:
             ID: request.request_id,
             "Nats-Msg-Id": key,
         }
+        if item.publication.dup:  # a node may have begun with it
+            headers[AGAIN] = "1"
         if request.session is not None:
             headers[SESSION] = request.session
         if item.publication.route is not None:
@@ -155,6 +158,10 @@ class WorkQueue:
         """
         who = self._names.subject(ticket).rpartition(".")[0]
         await self._js.purge_stream(self._names.work, subject=f"{who}.*")
+
+    def has_work(self) -> bool:
+        """Tell whether something may wait that this node may serve, or is being asked for."""
+        return bool(self._choose())
 
     async def take(self) -> Item | None:
         """Return the most urgent request that this node may serve now, if there is one."""

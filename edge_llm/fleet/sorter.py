@@ -44,6 +44,7 @@ class Sorter:
         sessions: tell which node goes on best.
         peers: tell which nodes there are.
         max_waiting: more are refused.
+        serve: answers a request here and now, if this node is free and nothing waits before it.
     """
 
     def __init__(
@@ -57,10 +58,12 @@ class Sorter:
         sessions: FleetSessions,
         peers: Peers,
         max_waiting: int,
+        serve: Callable[[Item, Sorted], bool],
     ) -> None:
         self._client, self._names = client, names
         self._queue, self._desk, self._leases = queue, desk, leases
         self._sessions, self._peers, self._max_waiting = sessions, peers, max_waiting
+        self._serve = serve
         self._is_stopped = False
         self._ended = asyncio.Event()
         self._timers: dict[int, asyncio.TimerHandle] = {}
@@ -163,7 +166,7 @@ class Sorter:
                 retry_after_s=RETRY_AFTER_S,
             )
             self._desk.refuse(full, publication)
-        else:
+        elif not self._serve(item, request):
             ticket = await self._ticket(request)
             seq = await self._queue.put(ticket, item, request, key=key)
             self._remember(request.request_id, ticket, seq)

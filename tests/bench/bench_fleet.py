@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_llm.fleet import FleetNames
+from edge_llm.fleet.door import OPENING_S
 from tests.brokers import Mosquitto
 from tests.clients import RawClient, eventually
 from tests.fleet.crowd import Crowd, open_crowd
@@ -163,6 +164,7 @@ async def latency(folder: Path, seed: int, count: int = 300) -> Figures:
         below = folder / str(num_servers)
         below.mkdir()
         async with open_world(below, [pace], num_servers=num_servers, num_clients=1) as world:
+            await asyncio.sleep(2 * OPENING_S)  # once in a fleet's life requests are claimed, too
             fleet = await _ask_in_turn(world.crowd, count)
         for name, value in (
             ("median", statistics.median(fleet)),
