@@ -21,7 +21,8 @@ What is installed:
   --axengine WHEEL       AXERA's Python package, too; kept on upgrades
   --extra NAME           what pyproject.toml calls an extra (osc); kept on upgrades
   --model NAME|DIR       on a new machine: download this model, or take this directory
-  --credential NAME=FILE a secret for the service: mqtt-password or openai-api-key
+  --credential NAME=FILE a secret for the service: mqtt-password, nats-password
+                         or openai-api-key
   --no-mosquitto         the broker is elsewhere, or is not to be touched
   --no-start             don't start it, nor again
   --ready-timeout S      how long it may take to load the model (600)
@@ -75,7 +76,7 @@ while [ $# -gt 0 ]; do
     --model) model=$value ;;
     --credential)
         case $value in
-        mqtt-password=* | openai-api-key=*) credentials+=("${value%%=*}=$(realpath -e "${value#*=}")") ;;
+        mqtt-password=* | nats-password=* | openai-api-key=*) credentials+=("${value%%=*}=$(realpath -e "${value#*=}")") ;;
         *) die_of_usage ;;
         esac
         ;;

@@ -54,8 +54,14 @@ class NatsServer:
 
 
 @contextmanager
-def nats_servers(folder: Path, count: int = 1) -> Iterator[list[NatsServer]]:
-    """Run servers until the context is left."""
+def nats_servers(folder: Path, count: int = 1, *more: str) -> Iterator[list[NatsServer]]:
+    """Run servers until the context is left.
+
+    Args:
+        folder: for their files.
+        count: of servers.
+        more: lines of the configuration.
+    """
     ports = [(free_port(), free_port(), free_port()) for _ in range(count)]
     routes = ", ".join(f"nats://{HOST}:{cluster}" for _, _, cluster in ports)
     servers = []
@@ -66,6 +72,7 @@ def nats_servers(folder: Path, count: int = 1) -> Iterator[list[NatsServer]]:
             f"listen: {HOST}:{port}",
             f"jetstream {{ store_dir: {folder}/{name} }}",
             f"mqtt {{ listen: {HOST}:{mqtt_port} }}",
+            *more,
         ]
         if count > 1:  # clients know all of them, and some come by a proxy
             cluster = f"name: c, listen: {HOST}:{cluster_port}, routes: [{routes}]"

@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import shutil
+import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -15,14 +16,19 @@ import pytest
 
 from edge_llm.doctor import Case, Finding, Machine, diagnose, open_case
 from edge_llm.doctor import disk as disk_checks
-from edge_llm.settings import Settings
+from edge_llm.fleet import FleetNames
+from edge_llm.fleet.connection import connect_fleet
+from edge_llm.fleet.setup import set_up
+from edge_llm.settings import FleetSettings, Settings
 from tests.accounts import Accounts
 from tests.ailing import CARD, KERNEL, Pi
 from tests.brokers import Mosquitto, open_amqtt
 from tests.card_tools import SEEN
 from tests.clients import RawClient
+from tests.fleet_stage import fleet_node
 from tests.hardware import card, shared, smi
-from tests.programs import HOST, free_port
+from tests.nats import NatsServer, nats_servers
+from tests.programs import HOST, accepts, free_port, require_program, wait_until
 
 __all__ = ["card", "shared", "smi"]
 
@@ -64,6 +70,24 @@ class Ward:
         broker = self.stack.enter_context(Mosquitto(self.folder, changes, *more))
         self.settings["mqtt"] = {"host": HOST, "port": broker.port, **mqtt}
         return broker
+
+    def nats(self, *more: str) -> NatsServer:
+        """Start a server, which the node is set to."""
+        [server] = self.stack.enter_context(nats_servers(self.folder, 1, *more))
+        self.settings["mqtt"] = {"host": HOST, "port": server.mqtt_port, "protocol": "3.1.1"}
+        self.settings["fleet"] = {"servers": [server.url]}
+        return server
+
+    def nats_without_jetstream(self) -> str:
+        """Start a server without a configuration; return its address."""
+        port, log = free_port(), self.folder / "nats.log"
+        command = [require_program("nats-server", "nats-server"), "-a", HOST, "-p", str(port)]
+        with log.open("wb") as file:
+            process = subprocess.Popen(command, stdout=file, stderr=file)
+        self.stack.callback(process.wait)
+        self.stack.callback(process.terminate)
+        wait_until(lambda: accepts(port), process, log)
+        return f"nats://{HOST}:{port}"
 
     def accounts(self, acl: str, password: str = "password of edge-llm") -> None:
         """Start a broker that lets one account in, with rights of its own."""
@@ -291,6 +315,58 @@ async def two_nodes_of_one_name(ward: Ward) -> None:
 
     task = asyncio.create_task(take_turns())
     ward.stack.callback(task.cancel)
+
+
+# -- Fleet
+
+
+@ailment("fleet.servers", "fail", "connection refused", "systemctl start nats-server")
+async def a_fleet_without_servers(ward: Ward) -> None:
+    ward.settings["fleet"] = {"servers": [f"nats://{HOST}:{free_port()}"]}
+
+
+@ailment("fleet.servers", "warn", "connection refused", "systemctl start nats-server")
+async def a_fleet_with_a_server_away(ward: Ward) -> None:
+    server = ward.nats()
+    ward.settings["fleet"] = {"servers": [server.url, f"nats://{HOST}:{free_port()}"]}
+
+
+@ailment("fleet.servers", "fail", "Authorization Violation", "edge-llm nats-user add --node")
+async def a_fleet_that_does_not_know_us(ward: Ward) -> None:
+    server = ward.nats('authorization { user: "edge-llm", password: "another" }')
+    account = {"username": "edge-llm", "password": "hush"}
+    ward.settings["fleet"] = {"servers": [server.url], **account}
+
+
+@ailment("fleet.streams", "fail", "without JetStream", "jetstream {}")
+async def servers_as_debian_starts_them(ward: Ward) -> None:
+    ward.settings["fleet"] = {"servers": [ward.nats_without_jetstream()]}
+
+
+@ailment("fleet.streams", "fail", "do not say what they keep", "the rights of a node")
+async def a_fleet_that_lets_us_do_little(ward: Ward) -> None:
+    account = {"username": "edge-llm", "password": "hush"}
+    user = 'user: edge-llm, password: hush, permissions: { publish: "llm.>", subscribe: ">" }'
+    server = ward.nats(f"authorization {{ users: [ {{ {user} }} ] }}")
+    ward.settings["fleet"] = {"servers": [server.url], **account}
+
+
+@ailment("fleet.streams", "fail", "LOCKS has max_age 30", "as the others are")
+async def a_fleet_with_other_settings(ward: Ward) -> None:
+    await set_up_fleet(ward.nats().url, lease_s=30)
+
+
+@ailment("fleet.copies", "warn", "1 copy is kept where 3 could be", "--replicas 3")
+async def a_fleet_that_grew(ward: Ward) -> None:
+    server = ward.nats()
+    await set_up_fleet(server.url)
+    ward.settings["fleet"] = {"servers": [server.url] * 3}
+
+
+async def set_up_fleet(url: str, **settings: Any) -> None:
+    fleet = FleetSettings(servers=(url,), **settings)
+    async with connect_fleet(fleet, "test") as client:
+        await set_up(client, FleetNames("llm"), fleet)
 
 
 # -- Card
@@ -525,13 +601,29 @@ async def test_it_names_what_is_wrong_and_the_cure(name: str, ward: Ward) -> Non
 
 def test_the_page_on_trouble_has_what_it_says() -> None:
     """Each check that can find something is on the page, and the page names no other."""
-    words = r"(?:python|settings|broker|card|model|machine|disk|ports|services)\.[a-z-]+"
+    words = r"(?:python|settings|broker|fleet|card|model|machine|disk|ports|services)\.[a-z-]+"
     sources = (ROOT / "edge_llm" / "doctor").glob("*.py")
     checks = {name for file in sources for name in re.findall(f'"({words})"', file.read_text())}
     page = (ROOT / "docs" / "troubleshooting.md").read_text()
-    named = set(re.findall(f"`({words})`", page))
+    told = [line.split("|")[2] for line in page.splitlines() if line.startswith("|")]
+    named = set(re.findall(f"`({words})`", " ".join(told)))
     assert named <= checks | {"services.edge-llm"}, named - checks
     assert {ailment.check for ailment in AILMENTS.values()} <= named
+
+
+async def test_a_fleet_that_is_well(ward: Ward) -> None:
+    server = ward.nats()
+    ward.settings["mqtt"]["protocol"] = "auto"
+    found = await findings(ward, "fleet.", "broker.")
+    assert not amiss(found)
+    async with fleet_node(server, "hall"), fleet_node(server, "foyer"):
+        found = await findings(ward, "fleet.", "broker.")
+    said = {finding.check: finding.found for finding in found}
+    assert not amiss(found)
+    assert "1 let us in: nats-server 2." in said["fleet.servers"]
+    assert "as this node wants them" in said["fleet.streams"]
+    assert said["fleet.nodes"] == "2 are there: foyer, hall"
+    assert said["broker.protocol"] == "MQTT 3.1.1, as nats-server speaks it"
 
 
 @pytest.mark.parametrize("protocol", ["5", "3.1.1"])

@@ -18,7 +18,6 @@ from edge_llm.doctor.case import Case
 from edge_llm.doctor.check import cut
 from edge_llm.doctor.credstore import with_credentials
 from edge_llm.doctor.finding import Finding, fail, ok, skip, warn
-from edge_llm.doctor.machine import Machine
 from edge_llm.doctor.probe import Probe, ProbeError, Protocol, open_probe
 from edge_llm.doctor.threads import in_thread
 from edge_llm.errors import ConfigurationError
@@ -126,30 +125,34 @@ async def examine_reachable(case: Case) -> AsyncGenerator[Finding]:
         return
     meeting = await case.once(meet)
     if meeting.protocol is None:
-        cure = await in_thread(lambda: _cure(case.machine, meeting))
+        cure = await in_thread(lambda: _cure(case, meeting))
         yield fail(name, f"{meeting.where}: {meeting.found}", cure)
         return
     yield ok(name, f"{meeting.where} lets us in")
     if meeting.protocol == "5":
         yield ok("broker.protocol", "MQTT 5")
     else:
-        yield _judge_old_protocol(meeting.mqtt)
+        yield _judge_old_protocol(case)
     yield await _read_version(meeting)
 
 
-def _judge_old_protocol(mqtt: MqttSettings) -> Finding:
-    name = "broker.protocol"
+def _judge_old_protocol(case: Case) -> Finding:
+    name, mqtt = "broker.protocol", case.settings.mqtt
+    if case.settings.fleet.servers:
+        return ok(name, "MQTT 3.1.1, as nats-server speaks it")
     found = "MQTT 3.1.1 only: requests do not expire at the broker, and replies go to one place"
     if mqtt.protocol == "3.1.1":
         return ok(name, "MQTT 3.1.1, as mqtt.protocol says")
     return warn(name, found, "sudo apt install mosquitto, which speaks MQTT 5, as the broker")
 
 
-def _cure(machine: Machine, meeting: Meeting) -> str:
+def _cure(case: Case, meeting: Meeting) -> str:
     """Return what to do about a broker that does not let us in."""
+    if case.settings.fleet.servers:  # their door for MQTT
+        return meeting.cure
     if meeting.found != "connection refused" or not is_loopback(meeting.mqtt.host):
         return meeting.cure
-    if not machine.which("mosquitto"):
+    if not case.machine.which("mosquitto"):
         return "sudo apt install mosquitto, and 'edge-llm doctor' again"
     return "sudo systemctl start mosquitto; if it does not start: journalctl -u mosquitto -n 20"
 

@@ -17,6 +17,7 @@ HEADINGS = {
     "python": "Python",
     "settings": "Settings",
     "broker": "Broker",
+    "fleet": "Fleet",
     "card": "Card",
     "model": "Model",
     "machine": "Machine",

@@ -13,7 +13,7 @@ from edge_llm.settings import FleetSettings
 if TYPE_CHECKING:  # it is there where there is a fleet
     from nats.aio.client import Client
 
-__all__ = ["connect_fleet"]
+__all__ = ["NOT_PERMITTED", "REFUSED", "connect_fleet", "connect_once"]
 
 log = structlog.get_logger()
 
@@ -63,6 +63,39 @@ async def connect_fleet(settings: FleetSettings, name: str) -> AsyncGenerator["C
     server = client.connected_url
     log.info("fleet.connected", server=server and server.netloc)
     try:
+        yield client
+    finally:
+        await client.close()
+
+
+@asynccontextmanager
+async def connect_once(settings: FleetSettings, server: str, name: str) -> AsyncGenerator["Client"]:
+    """Connect to a server until the context is left; nothing is tried again.
+
+    Raises:
+        ConfigurationError: nats-py is missing, or a certificate or the password can't be used.
+        nats.errors.Error: the server does not want us, or does not speak as it should.
+        OSError: it can't be reached.
+        TimeoutError: it does not answer.
+    """
+    client, is_connected = _make_client(is_tls=settings.is_tls), False
+
+    async def give_up(exc: Exception) -> None:
+        if not is_connected:  # else it would try again, whatever it is told
+            raise exc
+
+    try:
+        await client.connect(
+            servers=[server],
+            name=name,
+            user=settings.username,
+            password=settings.read_password(),
+            tls=_tls(settings),
+            connect_timeout=CONNECT_TIMEOUT_S,
+            allow_reconnect=False,
+            error_cb=give_up,
+        )
+        is_connected = True
         yield client
     finally:
         await client.close()

@@ -4,6 +4,7 @@ A setting that differs is named, not overwritten: other nodes rely on it.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
@@ -12,7 +13,7 @@ from edge_llm.errors import ConfigurationError
 from edge_llm.fleet.names import FleetNames
 from edge_llm.settings import FleetSettings
 
-__all__ = ["set_up"]
+__all__ = ["Comparison", "compare", "set_up"]
 
 log = structlog.get_logger()
 
@@ -24,46 +25,74 @@ MANY = 3
 """Servers that keep a copy each; with fewer than that many no copy can be lost."""
 
 
+@dataclass(slots=True)
+class Comparison:
+    """How what is at the servers compares with what a node wants.
+
+    Attributes:
+        missing: streams that nobody has made yet.
+        wrong: what a node would not start with, in words.
+        few: streams with fewer copies than there could be; how many, and how many there could be.
+        bounds: buckets that keep another number of entries, and how many.
+    """
+
+    missing: list[Any] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    few: list[tuple[str, int, int]] = field(default_factory=list)
+    bounds: list[tuple[str, int, int]] = field(default_factory=list)
+
+    def note(self, wanted: Any, found: Any) -> None:
+        """Compare a stream."""
+        name = wanted.name
+        self.wrong += _differences(wanted, found)
+        if wanted.max_msgs is not None and wanted.max_msgs != found.max_msgs:
+            self.bounds.append((name, found.max_msgs, wanted.max_msgs))
+        if wanted.num_replicas > (found.num_replicas or 1):  # made when there was one server
+            self.few.append((name, found.num_replicas or 1, wanted.num_replicas))
+
+
+async def compare(client: Any, names: FleetNames, settings: FleetSettings) -> Comparison:
+    """Look at what is there, and make nothing.
+
+    Raises:
+        nats.errors.Error: nobody could say.
+    """
+    from nats.js.errors import NotFoundError
+
+    js, comparison = client.jetstream(), Comparison()
+    for config in _configs(names, settings, _copies(client, settings)):
+        try:
+            comparison.note(config, (await js.stream_info(config.name)).config)
+        except NotFoundError:
+            comparison.missing.append(config)
+    return comparison
+
+
 async def set_up(client: Any, names: FleetNames, settings: FleetSettings) -> None:
     """Make what is missing.
 
     Raises:
         ConfigurationError: something is there already and has other settings.
     """
-    from nats.js.errors import BadRequestError, NotFoundError
+    from nats.js.errors import BadRequestError
 
-    js = client.jetstream()
-    copies = _copies(client, settings)
-    wrong: list[str] = []
-    for config in _configs(names, settings, copies):
+    js, comparison = client.jetstream(), await compare(client, names, settings)
+    for config in comparison.missing:
         try:
-            found = (await js.stream_info(config.name)).config
-        except NotFoundError:
-            try:
-                await js.add_stream(config)
-                log.info("fleet.made", stream=config.name, replicas=config.num_replicas)
-                continue
-            except BadRequestError:  # another node was faster
-                found = (await js.stream_info(config.name)).config
-        wrong += _differences(config, found)
-        if config.max_msgs is not None and config.max_msgs != found.max_msgs:
-            log.warning(
-                "fleet.other_bound",
-                stream=config.name,
-                max_msgs=found.max_msgs,
-                do=f"nats stream edit {config.name} --max-msgs {config.max_msgs}",
-            )
-        if config.num_replicas > (found.num_replicas or 1):  # made when there was one server
-            log.warning(
-                "fleet.few_copies",
-                stream=config.name,
-                replicas=found.num_replicas,
-                do=f"nats stream edit {config.name} --replicas {config.num_replicas}",
-            )
-    if wrong:
+            await js.add_stream(config)
+            log.info("fleet.made", stream=config.name, replicas=config.num_replicas)
+        except BadRequestError:  # another node was faster
+            comparison.note(config, (await js.stream_info(config.name)).config)
+    for name, found, wanted in comparison.bounds:
+        do = f"nats stream edit {name} --max-msgs {wanted}"
+        log.warning("fleet.other_bound", stream=name, max_msgs=found, do=do)
+    for name, found, wanted in comparison.few:
+        do = f"nats stream edit {name} --replicas {wanted}"
+        log.warning("fleet.few_copies", stream=name, replicas=found, do=do)
+    if comparison.wrong:
         raise ConfigurationError(
-            f"the fleet has other settings at its servers: {'; '.join(wrong)}. Set this node as "
-            "the others are, or stop all of them, and change it with 'nats stream edit'",
+            f"the fleet has other settings at its servers: {'; '.join(comparison.wrong)}. Set this "
+            "node as the others are, or stop all of them, and change it with 'nats stream edit'",
             param="fleet",
         )
 

@@ -57,7 +57,8 @@ what it has when a changed file is wrong.
 JSON there. What the command line says wins over both.
 
 **Secrets** belong in files of their own (`mqtt.password_file`, `engine.openai.api_key_file`), or
-come as systemd credentials (`mqtt-password`, `openai-api-key`); they are read when they are needed.
+come as systemd credentials (`mqtt-password`, `nats-password`, `openai-api-key`); they are read
+when they are needed.
 
 "Not set" is the default of what does nothing, or finds its value by itself, until it is given.
 Times are in seconds (`_s`), temperatures in degrees Celsius. `[[route]]` is a table that may be

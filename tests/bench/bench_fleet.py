@@ -21,6 +21,7 @@ import os
 import statistics
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -28,6 +29,7 @@ from typing import Any
 
 from edge_llm.fleet import FleetNames
 from edge_llm.fleet.door import OPENING_S
+from edge_llm.store import make_key
 from tests.brokers import Mosquitto
 from tests.clients import RawClient, eventually
 from tests.fleet.crowd import Crowd, open_crowd
@@ -67,7 +69,7 @@ async def takeover(folder: Path, seed: int, count: int = 2000) -> Figures:
         asked_s = time.monotonic() - begin
         await dealing
         await crowd.settle(SETTLE_S)
-        num_kept = await _count_answers(world)
+        twice = await _sent_twice(world)
     ledger = crowd.ledger
     blows = faults.times("kill", "partition")
     troubled = [(b.at, b.until) for b in faults.blows if b.what == "server kill"]
@@ -83,7 +85,8 @@ async def takeover(folder: Path, seed: int, count: int = 2000) -> Figures:
         ],
         # A client whose server died before it confirmed a request has sent it again, and
         # nats-server does not pass on that it did: these are two requests to the fleet.
-        "sent_twice": num_kept - len(ledger.asked),
+        "sent_twice": len(twice),
+        "contradicted_and_sent_once": sorted(set(ledger.contradicted) - twice),
         "lost_ids": ledger.lost,
         "contradicted_ids": ledger.contradicted,
         "slowest": [
@@ -97,15 +100,21 @@ async def takeover(folder: Path, seed: int, count: int = 2000) -> Figures:
     return figures
 
 
-async def _count_answers(world: World) -> int:
-    """Return how many requests the fleet has answered."""
+async def _sent_twice(world: World) -> set[str]:
+    """Return the ids of which the fleet has answered two requests, with the same words in them."""
     from nats.aio.client import Client
 
-    client = Client()
+    client, bucket = Client(), FleetNames("llm").answers
     await client.connect(servers=[server.url for server in world.servers])
-    info = await client.jetstream().stream_info(f"KV_{FleetNames('llm').answers}")
+    info = await client.jetstream().stream_info(f"KV_{bucket}", subjects_filter=">")
     await client.close()
-    return int(info.state.messages)
+    names = (subject.removeprefix(f"$KV.{bucket}.") for subject in info.state.subjects or {})
+    answered = Counter(name.partition("-")[0] for name in names)
+    return {
+        asked.id
+        for asked in world.crowd.ledger.asked.values()
+        if answered[make_key(f"llm/request/{asked.id}", asked.payload).hex()] > 1
+    }
 
 
 def _overlaps(begin: float, end: float, spans: list[tuple[float, float]]) -> bool:

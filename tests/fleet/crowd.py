@@ -54,7 +54,8 @@ class Crowd:
         asked = self.ledger.ask(request_id)
         done = self._waiting[request_id] = self._loop.create_future()
         body = {"prompt": f"Question {self._num_asked}", "events": True, **fields}
-        self._clients[client].publish(f"llm/request/{request_id}", json.dumps(body))
+        asked.payload = json.dumps(body).encode()
+        self._clients[client].publish(f"llm/request/{request_id}", asked.payload)
         return asked, done
 
     @property

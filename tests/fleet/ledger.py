@@ -17,12 +17,14 @@ class Asked:
 
     Attributes:
         at: when it was published.
+        payload: of the request.
         started: when a node said that it began; at QoS 0, so some are missing.
         finals: final messages.
     """
 
     id: str
     at: float
+    payload: bytes = b""
     started: list[float] = field(default_factory=list)
     finals: list[tuple[float, bytes]] = field(default_factory=list)
 
