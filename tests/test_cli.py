@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from edge_llm import __version__
+from edge_llm.cli import make_parser
 from edge_llm.settings import load_settings
 from tests.programs import HOST, free_port
 
@@ -34,13 +35,18 @@ def test_it_says_its_version() -> None:
     assert run("--version").stdout.strip() == f"edge-llm {__version__}"
 
 
-def test_help_teaches_every_command_and_how_to_set_things() -> None:
+def test_help_teaches_every_command_and_how_to_set_things(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     text = run("--help").stdout
     names = re.findall(r"^    ([a-z-]+)(?: {2,}|$)", text.partition("\ncommands:")[2], re.MULTILINE)
     assert len(names) == 15
     for command in names:
         assert f"edge-llm {command}" in text
-        assert run(command, "--help").returncode == 0
+        with pytest.raises(SystemExit) as ended:
+            make_parser().parse_args([command, "--help"])
+        assert ended.value.code == 0
+        assert f"usage: edge-llm {command}" in capsys.readouterr().out
     assert "EDGE_LLM_MQTT__HOST" in text
 
 

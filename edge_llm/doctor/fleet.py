@@ -56,7 +56,8 @@ async def examine_servers(case: Case) -> AsyncGenerator[Finding]:
             where = server.partition("//")[2]
             yield (warn if versions else fail)(name, f"{where}: {what}", cure)
     if all(isinstance(found, str) for found in tries):
-        yield ok(name, f"{len(tries)} let us in: nats-server {', '.join(versions)}")
+        found = "lets us in" if len(tries) == 1 else f"{len(tries)} let us in"
+        yield ok(name, f"{found}: nats-server {', '.join(versions)}")
 
 
 async def examine_streams(case: Case) -> AsyncGenerator[Finding]:
@@ -112,7 +113,7 @@ async def examine_nodes(case: Case) -> AsyncGenerator[Finding]:
 
         await client.subscribe(FleetNames(case.settings.mqtt.prefix).peers, cb=hear)
         await asyncio.sleep(LISTEN_S)
-    yield ok(name, f"{len(heard)} are there: {', '.join(sorted(heard))}" if heard else "none runs")
+    yield ok(name, f"there: {', '.join(sorted(heard))}" if heard else "none runs")
 
 
 async def _find_fleet(case: Case) -> FleetSettings | None:
