@@ -218,6 +218,50 @@ async def test_what_a_node_that_stops_has_not_said_another_says(
     assert [json.loads(delta)["seq"] for delta in said(client, "q/delta")] == [0, 0, 1]
 
 
+async def tell_of_a_lost_server(server: NatsServer) -> None:
+    """Say it as another node would, and wait until all have heard it."""
+    await asyncio.sleep(0.2)  # until they listen
+    async with connect_fleet(FleetSettings(servers=(server.url,)), "test") as nats:
+        said = {"node": "c", "models": ["tiny"], "server_lost_at": time.time()}
+        await nats.publish(FleetNames("llm").peers, json.dumps(said).encode())
+        await nats.flush()
+    await asyncio.sleep(0.2)
+
+
+@pytest.mark.parametrize("is_lost", [True, False], ids=["a-server-was-lost", "all-is-well"])
+async def test_what_is_sent_again_as_its_server_died_is_answered_with_the_same_words(
+    server: NatsServer, client: RawClient, *, is_lost: bool
+) -> None:
+    async with joined(server, "a"):
+        ask(client, "q", "say this", events=True)
+        first = await answer(client, "q")
+    async with joined(server, "b") as b:
+        if is_lost:
+            await tell_of_a_lost_server(server)
+        ask(client, "q", "say this", events=True)
+        second = await answer(client, "q", 2)
+        assert b.asked == ["say this"]
+        assert json.loads(second)["node"] == ("a" if is_lost else "b")
+        assert (second == first) == is_lost
+
+
+async def test_what_two_nodes_have_in_hand_as_it_was_sent_twice_ends_alike(
+    server: NatsServer, client: RawClient
+) -> None:
+    async with joined(server, "a") as a:
+        ask(client, "q", "hold on", events=True)
+        await eventually(lambda: bool(a.asked))
+        async with joined(server, "b") as b:
+            await tell_of_a_lost_server(server)
+            ask(client, "q", "hold on", events=True)
+            await eventually(lambda: bool(b.asked))
+            b.release.set()
+            first = await answer(client, "q")
+            a.release.set()
+            assert await answer(client, "q", 2) == first
+            assert json.loads(first)["node"] == "b"
+
+
 @pytest.mark.parametrize("ahead_s", [-0.2, 0.2])  # of another server's clock
 async def test_what_comes_in_while_the_doors_are_opened_is_answered_once(
     server: NatsServer, client: RawClient, monkeypatch: pytest.MonkeyPatch, ahead_s: float

@@ -1,7 +1,7 @@
 """The connection to the servers of a fleet: made again and again, and what goes wrong in words."""
 
 import ssl
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -34,15 +34,18 @@ DO = {
 
 
 @asynccontextmanager
-async def connect_fleet(settings: FleetSettings, name: str) -> AsyncGenerator["Client"]:
+async def connect_fleet(
+    settings: FleetSettings, name: str, on_lost: Callable[[], None] = lambda: None
+) -> AsyncGenerator["Client"]:
     """Connect to a server of the fleet until the context is left, and to another if it goes.
 
     It waits for a server that is not there yet, or that refuses us, and says so once.
+    ``on_lost`` is called when one has gone that we were connected to.
 
     Raises:
         ConfigurationError: nats-py is missing, or a certificate or the password can't be used.
     """
-    client, trouble = _make_client(is_tls=settings.is_tls), _Trouble(settings)
+    client, trouble = _make_client(is_tls=settings.is_tls), _Trouble(settings, on_lost)
     await client.connect(
         servers=list(settings.servers),
         name=name,
@@ -128,8 +131,8 @@ def _make_client(*, is_tls: bool) -> "Client":
 class _Trouble:
     """What is wrong, told once, and again after it was well."""
 
-    def __init__(self, settings: FleetSettings) -> None:
-        self._settings = settings
+    def __init__(self, settings: FleetSettings, on_lost: Callable[[], None]) -> None:
+        self._settings, self._on_lost = settings, on_lost
         self._told: set[str] = set()
         self.is_connected = False
 
@@ -156,6 +159,7 @@ class _Trouble:
         """A connection ended, by the server or by us."""
         if self.is_connected:  # and not one that was refused
             log.info("fleet.disconnected")
+            self._on_lost()
         self.is_connected = False
 
     async def note_back(self) -> None:

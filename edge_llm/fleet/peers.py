@@ -11,6 +11,7 @@ import structlog
 
 from edge_llm.fleet.cancelled import end_if_cancelled
 from edge_llm.fleet.names import Class, FleetNames
+from edge_llm.fleet.outage import Outage
 
 __all__ = ["Peers"]
 
@@ -35,13 +36,19 @@ class Peers:
         names: of the fleet.
         node: our own name.
         models: what we serve now.
+        outage: the servers' latest.
     """
 
     def __init__(
-        self, client: Any, names: FleetNames, node: str, models: Callable[[], Collection[str]]
+        self,
+        client: Any,
+        names: FleetNames,
+        node: str,
+        models: Callable[[], Collection[str]],
+        outage: Outage,
     ) -> None:
         self._client, self._subject, self._node = client, names.peers, node
-        self._models = models
+        self._models, self._outage = models, outage
         self._peers: dict[str, _Peer] = {}
         self._since = time.monotonic()
 
@@ -82,7 +89,11 @@ class Peers:
     async def _say(self) -> None:
         from nats.errors import Error
 
-        said = {"node": self._node, "models": list(self._models())}
+        said = {
+            "node": self._node,
+            "models": list(self._models()),
+            "server_lost_at": self._outage.at,
+        }
         try:
             await self._client.publish(self._subject, json.dumps(said).encode())
         except Error as exc:
@@ -92,6 +103,7 @@ class Peers:
         try:
             said = json.loads(message.data)
             name, models = str(said["node"]), frozenset(map(str, said["models"]))
+            self._outage.note(float(said.get("server_lost_at", 0.0)))
         except (ValueError, KeyError, TypeError):  # of another version of edge-llm
             return
         if name == self._node:

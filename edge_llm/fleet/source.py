@@ -30,6 +30,7 @@ from edge_llm.fleet.item import (
 )
 from edge_llm.fleet.leases import Leases
 from edge_llm.fleet.names import FleetNames
+from edge_llm.fleet.outage import Outage
 from edge_llm.fleet.peers import Peers
 from edge_llm.fleet.presses import Presses
 from edge_llm.fleet.queue import WorkQueue
@@ -92,6 +93,7 @@ class FleetSource:
         self._take: Take
         self._joined: _Joined | None = None
         self._routes: Sequence[Route] = ()
+        self._outage = Outage()
         self._is_leaving = False
         self._is_beginning = False  # with what came from the queue
         self._cancels: OrderedDict[str, float] = OrderedDict()  # and when, in Unix seconds
@@ -115,8 +117,8 @@ class FleetSource:
         Raises:
             ConfigurationError: the servers have other settings of this fleet.
         """
-        self._take = take
-        async with connect_fleet(self._settings, f"edge-llm-{self._node}") as client:
+        self._take, client_name = take, f"edge-llm-{self._node}"
+        async with connect_fleet(self._settings, client_name, self._outage.note_ours) as client:
             await self._set_up(client)
             self._joined = joined = self._join(client)
             await joined.presses.follow(self._routes, take)
@@ -195,7 +197,7 @@ class FleetSource:
 
     def _join(self, client: Any) -> _Joined:
         names, desk = self._names, self._desk
-        peers = Peers(client, names, self._node, desk.models)
+        peers = Peers(client, names, self._node, desk.models, self._outage)
         queue = WorkQueue(
             client, names, self._settings, self._node, models=desk.models, others=peers.others
         )
@@ -306,10 +308,16 @@ class FleetSource:
         item = joined.leases.find(publication)
         session = item.session if item else None
         turns = self._desk.turns(session) if session is not None else ()
+        answered = Answered(finals, turns, item.arrived_at if item else 0.0)
         told = False
         while True:
             try:
-                kept = await joined.answers.keep(_name(publication), Answered(finals, turns))
+                kept = await joined.answers.keep(
+                    _name(publication),
+                    answered,
+                    may_be_resent=publication.qos > 0
+                    and self._outage.may_concern(answered.arrived_at),
+                )
                 if session is not None:
                     await joined.sessions.save(session, kept.turns)
             except (Error, TimeoutError) as exc:
@@ -348,4 +356,4 @@ class FleetSource:
 def _name(publication: Publication) -> str:
     """Name a request among all that there were, also those with the same words."""
     digest = make_key(publication.topic, publication.payload)  # a new stream counts from 1 again
-    return f"{digest.hex()}-{publication.packet_id}"
+    return f"{digest.hex()}.{publication.packet_id}"

@@ -109,7 +109,7 @@ async def _sent_twice(world: World) -> set[str]:
     info = await client.jetstream().stream_info(f"KV_{bucket}", subjects_filter=">")
     await client.close()
     names = (subject.removeprefix(f"$KV.{bucket}.") for subject in info.state.subjects or {})
-    answered = Counter(name.partition("-")[0] for name in names)
+    answered = Counter(name.partition(".")[0] for name in names)
     return {
         asked.id
         for asked in world.crowd.ledger.asked.values()
