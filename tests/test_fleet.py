@@ -218,14 +218,25 @@ async def test_what_a_node_that_stops_has_not_said_another_says(
     assert [json.loads(delta)["seq"] for delta in said(client, "q/delta")] == [0, 0, 1]
 
 
-async def tell_of_a_lost_server(server: NatsServer) -> None:
-    """Say it as another node would, and wait until all have heard it."""
-    await asyncio.sleep(0.2)  # until they listen
+async def tell_of_a_lost_server(server: NatsServer, *nodes: str) -> None:
+    """Say it as another node would, until these have passed it on."""
+    said, subject = {"node": "c", "models": ["tiny"]}, FleetNames("llm").peers
+    lost_at = time.time()
+    heard: set[str] = set()
+
+    async def hear(message: Any) -> None:
+        told = json.loads(message.data)
+        if told["server_lost_at"] == lost_at:
+            heard.add(told["node"])
+
     async with connect_fleet(FleetSettings(servers=(server.url,)), "test") as nats:
-        said = {"node": "c", "models": ["tiny"], "server_lost_at": time.time()}
-        await nats.publish(FleetNames("llm").peers, json.dumps(said).encode())
-        await nats.flush()
-    await asyncio.sleep(0.2)
+        await nats.subscribe(subject, cb=hear)
+        async with asyncio.timeout(10):
+            while not heard >= set(nodes):
+                await nats.publish(
+                    subject, json.dumps({**said, "server_lost_at": lost_at}).encode()
+                )
+                await asyncio.sleep(0.1)
 
 
 @pytest.mark.parametrize("is_lost", [True, False], ids=["a-server-was-lost", "all-is-well"])
@@ -237,7 +248,7 @@ async def test_what_is_sent_again_as_its_server_died_is_answered_with_the_same_w
         first = await answer(client, "q")
     async with joined(server, "b") as b:
         if is_lost:
-            await tell_of_a_lost_server(server)
+            await tell_of_a_lost_server(server, "b")
         ask(client, "q", "say this", events=True)
         second = await answer(client, "q", 2)
         assert b.asked == ["say this"]
@@ -252,7 +263,7 @@ async def test_what_two_nodes_have_in_hand_as_it_was_sent_twice_ends_alike(
         ask(client, "q", "hold on", events=True)
         await eventually(lambda: bool(a.asked))
         async with joined(server, "b") as b:
-            await tell_of_a_lost_server(server)
+            await tell_of_a_lost_server(server, "a", "b")
             ask(client, "q", "hold on", events=True)
             await eventually(lambda: bool(b.asked))
             b.release.set()

@@ -3,7 +3,7 @@
 import ssl
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -49,10 +49,7 @@ async def connect_fleet(
     await client.connect(
         servers=list(settings.servers),
         name=name,
-        user=settings.username,
-        password=settings.read_password(),
-        tls=_tls(settings),
-        connect_timeout=CONNECT_TIMEOUT_S,
+        **_access(settings),
         reconnect_time_wait=RECONNECT_WAIT_S,
         max_reconnect_attempts=-1,  # also before it is connected for the first time
         ping_interval=PING_EVERY_S,
@@ -91,10 +88,7 @@ async def connect_once(settings: FleetSettings, server: str, name: str) -> Async
         await client.connect(
             servers=[server],
             name=name,
-            user=settings.username,
-            password=settings.read_password(),
-            tls=_tls(settings),
-            connect_timeout=CONNECT_TIMEOUT_S,
+            **_access(settings),
             allow_reconnect=False,
             error_cb=give_up,
         )
@@ -102,6 +96,20 @@ async def connect_once(settings: FleetSettings, server: str, name: str) -> Async
         yield client
     finally:
         await client.close()
+
+
+def _access(settings: FleetSettings) -> dict[str, Any]:
+    """Return how any server of the fleet is spoken to.
+
+    Raises:
+        ConfigurationError: a certificate or the password can't be used.
+    """
+    return {
+        "user": settings.username,
+        "password": settings.read_password(),
+        "tls": _tls(settings),
+        "connect_timeout": CONNECT_TIMEOUT_S,
+    }
 
 
 def _make_client(*, is_tls: bool) -> "Client":

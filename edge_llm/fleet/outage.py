@@ -13,7 +13,7 @@ RESENT_S = 30.0
 CLOCKS_S = 5.0
 """By which nodes' clocks may differ."""
 BEFORE_S = 10.0
-"""How long a request may have waited to be confirmed when its server died, by differing clocks."""
+"""How long before that it may have come in for the first time, unconfirmed; and clocks differ."""
 
 
 class Outage:
